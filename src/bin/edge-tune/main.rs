@@ -1,0 +1,2 @@
+//! The edge-tune command line.
+fn main() {}

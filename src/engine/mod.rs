@@ -1,0 +1,102 @@
+//! Engines compile a [`Graph`] into a [`Program`] and run it.
+
+pub mod tract;
+
+use std::sync::Arc;
+
+use crate::graph::Graph;
+use crate::tensor::Tensor;
+
+/// A program could not be compiled or run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The engine refused the graph.
+    #[error("engine {engine} cannot compile the program: {reason}")]
+    Compile {
+        /// Engine name.
+        engine: &'static str,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The program failed while running.
+    #[error("engine {engine} failed while running: {reason}")]
+    Run {
+        /// Engine name.
+        engine: &'static str,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The caller passed other inputs than the program has.
+    #[error("input `{name}`: {reason}")]
+    Input {
+        /// Input name, or its position.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// A stable short code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            EngineError::Compile { .. } => "engine.compile",
+            EngineError::Run { .. } => "engine.run",
+            EngineError::Input { .. } => "engine.input",
+        }
+    }
+}
+
+/// An input in the form the engine wants, made once and passed to many runs without a copy: the
+/// tensors of a delta.
+pub trait Bound: Send + Sync {
+    /// Bytes this takes.
+    fn bytes(&self) -> usize;
+    /// For the engine that made it.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// One input of a run.
+#[derive(Clone)]
+pub enum Feed<'a> {
+    /// A tensor that the engine copies or borrows for this run.
+    Tensor(&'a Tensor),
+    /// A value bound before with [`Engine::bind`].
+    Bound(&'a Arc<dyn Bound>),
+}
+
+/// Turns graphs into programs. Engines are cheap to share and hold no state of a task.
+pub trait Engine: Send + Sync {
+    /// A short name: `tract`.
+    fn name(&self) -> &'static str;
+
+    /// Compiles `graph`. Frozen weights stay where they are mapped. A dimension that varies over
+    /// the probe points stays free, except those in `pins`, which get the given size.
+    ///
+    /// # Errors
+    /// [`EngineError::Compile`].
+    fn compile(
+        &self,
+        graph: &Graph,
+        pins: &[(crate::graph::Dim, usize)],
+    ) -> Result<Arc<dyn Program>, EngineError>;
+
+    /// Puts a tensor into the form this engine passes without a copy.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] for an element type the engine lacks.
+    fn bind(&self, tensor: &Tensor) -> Result<Arc<dyn Bound>, EngineError>;
+}
+
+/// A compiled graph. Many threads may run one program at once.
+pub trait Program: Send + Sync {
+    /// Input names, in the order [`Program::run`] wants them: that of `graph.inputs`.
+    fn inputs(&self) -> &[String];
+
+    /// Runs once and returns the outputs in the order of `graph.outputs`.
+    ///
+    /// # Errors
+    /// [`EngineError::Input`] or [`EngineError::Run`].
+    fn run(&self, inputs: &[Feed<'_>]) -> Result<Vec<Tensor>, EngineError>;
+}

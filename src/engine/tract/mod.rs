@@ -1,0 +1,1 @@
+//! The default engine: pure Rust, over tract.

@@ -1,0 +1,62 @@
+//! The intermediate representation: an ONNX graph whose every value has a shape.
+//!
+//! A backbone is read into a [`Graph`], attachments and gradients are added to it, and an engine
+//! compiles it. Operators keep their ONNX names and meaning (opset 18 and later); two of ours stand
+//! for frozen weights that stay in the mapped file:
+//!
+//! | op (domain [`DOMAIN`]) | inputs | output |
+//! |---|---|---|
+//! | `FrozenLinear` | x `[.., K]`, weight `[K, N]` (i8 or f32), scale `[N]` (i8 only) | x W; with `backward=1`: x `[.., N]` to x W^T `[.., K]` |
+//! | `FrozenGather` | table `[V, D]` (i8 or f32), scale `[V]` (i8 only, else absent), ids | rows `[ids.., D]` |
+//!
+//! Dimensions are known at [`PROBES`] probe points at once ([`Dim`]): a dimension that is the same
+//! at all of them is constant, others vary with the batch or the sequence.
+
+mod attrs;
+mod error;
+mod infer;
+mod ir;
+
+pub use attrs::{Attr, Attrs};
+pub use error::GraphError;
+pub use infer::{Concrete, infer};
+pub use ir::{Graph, Index, Node, Value, ValueId};
+
+/// Operator domain of `FrozenLinear` and `FrozenGather`.
+pub const DOMAIN: &str = "edge-tune";
+
+/// How many concrete sizes every dimension is known at.
+pub const PROBES: usize = 3;
+
+/// A dimension at each probe point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim(pub [usize; PROBES]);
+
+impl Dim {
+    /// The batch dimension of every input. At least 2, so that it is never mistaken for a
+    /// broadcast dimension.
+    pub const BATCH: Dim = Dim([2, 3, 2]);
+    /// The sequence (token) dimension of text inputs.
+    pub const SEQUENCE: Dim = Dim([7, 7, 11]);
+
+    /// A constant dimension.
+    pub const fn fixed(n: usize) -> Dim {
+        Dim([n; PROBES])
+    }
+
+    /// The size, if it is the same at every probe point.
+    pub fn constant(self) -> Option<usize> {
+        self.0.iter().all(|&d| d == self.0[0]).then_some(self.0[0])
+    }
+
+    /// True if the dimension is 1 at every probe point: it broadcasts.
+    pub fn is_one(self) -> bool {
+        self.constant() == Some(1)
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(n: usize) -> Dim {
+        Dim::fixed(n)
+    }
+}
