@@ -16,6 +16,7 @@ mod attrs;
 mod error;
 mod infer;
 mod ir;
+pub mod onnx;
 
 pub use attrs::{Attr, Attrs};
 pub use error::GraphError;
