@@ -13,10 +13,12 @@
 //! at all of them is constant, others vary with the batch or the sequence.
 
 mod attrs;
+pub mod canonical;
 mod error;
 mod infer;
 mod ir;
 pub mod onnx;
+pub mod sites;
 
 pub use attrs::{Attr, Attrs};
 pub use error::GraphError;

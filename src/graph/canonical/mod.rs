@@ -1,0 +1,33 @@
+//! Rewrites an export into the form in which sites are found and gradients are cheap. Every
+//! rewrite keeps the values of the graph's outputs.
+
+mod fold;
+mod gelu;
+mod linear;
+mod mask;
+mod reshape;
+
+use super::{Graph, GraphError};
+
+/// Brings a freshly read graph into canonical form:
+/// constants folded, `Identity` and `Dropout` gone, constant `Reshape` targets, linear layers as
+/// `MatMul` + `Add` with the weight `[in, out]`, one `Gelu` per activation, no guards around softmax.
+///
+/// # Errors
+/// [`GraphError`] if a rewritten node does not fit, which would be a bug or a broken model.
+pub fn canonicalise(graph: &mut Graph) -> Result<(), GraphError> {
+    fold::fold(graph)?;
+    // Twice: a rewrite may reveal the pattern of another.
+    for _ in 0..2 {
+        reshape::constant_targets(graph)?;
+        reshape::transposed_keys(graph)?;
+        linear::as_matmul(graph)?;
+        mask::drop_nan_guards(graph)?;
+        mask::drop_zero_masks(graph)?;
+        gelu::fuse(graph)?;
+        graph.prune();
+        graph.infer_all()?;
+        fold::fold(graph)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,366 @@
+use super::attention::{self, Attention};
+use super::{LayerSite, LinearSite, Modality, NormSite, PositionSite, Role, Sites, TokenSite};
+use crate::graph::{Dim, Graph, Index, ValueId};
+use crate::tensor::DType;
+
+/// The graph does not look like a backbone that edge-tune knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot find {what}: {reason}")]
+pub struct SiteError {
+    what: &'static str,
+    reason: String,
+}
+
+impl SiteError {
+    fn new(what: &'static str, reason: impl Into<String>) -> SiteError {
+        SiteError { what, reason: reason.into() }
+    }
+}
+
+/// Finds all sites of a canonical transformer encoder.
+///
+/// # Errors
+/// [`SiteError`] saying what was looked for and what was found instead.
+pub fn discover(graph: &Graph) -> Result<Sites, SiteError> {
+    let index = graph.index();
+    let found = attention::find(graph, &index);
+    let softmaxes = graph.nodes.iter().filter(|n| n.op == "Softmax").count();
+    if found.is_empty() || found.len() != softmaxes {
+        let reason = format!("{} of {softmaxes} softmax nodes belong to one", found.len());
+        return Err(SiteError::new("every attention", reason));
+    }
+    Walk { graph, index: &index, found: &found }.sites()
+}
+
+struct Walk<'a> {
+    graph: &'a Graph,
+    index: &'a Index,
+    found: &'a [Attention],
+}
+
+/// A linear layer: MatMul with a constant matrix and perhaps the Add of its bias.
+#[derive(Clone, Copy)]
+struct Linear {
+    input: ValueId,
+    output: ValueId,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Walk<'_> {
+    fn sites(&self) -> Result<Sites, SiteError> {
+        let g = self.graph;
+        let heads = self.found[0].heads[1];
+        let count = g.shape(heads)[2].constant();
+        let heads = count.ok_or_else(|| SiteError::new("the number of heads", "it varies"))?;
+        let (modality, input) = self.input()?;
+        let (mut layers, mut linears, mut norms) = (Vec::new(), Vec::new(), Vec::new());
+        let mut pre_norm = false;
+        for (i, a) in self.found.iter().enumerate() {
+            let mut add = |role, l: Linear| {
+                linears.push(LinearSite {
+                    layer: i,
+                    role,
+                    input: self.name(l.input),
+                    output: self.name(l.output),
+                    inputs: l.inputs,
+                    outputs: l.outputs,
+                });
+            };
+            let projections = [Role::Query, Role::Key, Role::Value];
+            for (role, flat) in projections.into_iter().zip(a.flat) {
+                let l = self.linear_of(flat).ok_or_else(|| {
+                    SiteError::new(
+                        "the projections of an attention",
+                        format!("layer {i} has no separate {}", role.name()),
+                    )
+                })?;
+                add(role, l);
+            }
+            let query = self.linear_of(a.flat[0]).map(|l| l.input);
+            let normed =
+                query.ok_or_else(|| SiteError::new("a layer input", format!("layer {i}")))?;
+            let out = self.next_linear(self.output(a.mix), false);
+            let out =
+                out.ok_or_else(|| SiteError::new("an attention output", format!("layer {i}")))?;
+            add(Role::AttentionOutput, out);
+            let (residual, is_pre) = self.layer_input(normed);
+            pre_norm |= is_pre;
+            if is_pre {
+                norms.push((format!("{i}.attention_norm"), normed));
+            }
+            let sum = self.residual_sum(out.output).ok_or_else(|| {
+                SiteError::new("the residual addition", format!("after the attention of layer {i}"))
+            })?;
+            let after = self.norm_after(sum);
+            let up = self.next_linear(after.unwrap_or(sum), true);
+            let down = up.and_then(|u| self.next_linear(u.output, false));
+            let (Some(up), Some(down)) = (up, down) else {
+                return Err(SiteError::new("a feed-forward block", format!("layer {i}")));
+            };
+            add(Role::FfnUp, up);
+            add(Role::FfnDown, down);
+            norms.extend(after.map(|n| {
+                let kind = if is_pre { "ffn_norm" } else { "attention_norm" };
+                (format!("{i}.{kind}"), n)
+            }));
+            if !is_pre
+                && let Some(end) = self.residual_sum(down.output).and_then(|s| self.norm_after(s))
+            {
+                norms.push((format!("{i}.ffn_norm"), end));
+            }
+            layers.push(LayerSite {
+                input: self.name(residual),
+                keys: self.name(a.heads[1]),
+                values: self.name(a.heads[2]),
+                masks: a.masks.iter().map(|&(n, i)| (self.name(self.output(n)), i)).collect(),
+                attention_output: self.name(out.output),
+                ffn_output: self.name(down.output),
+            });
+        }
+        let hidden = self.hidden(layers.last().map(|l| l.ffn_output.as_str()), &mut norms)?;
+        let first = layers.first().map(|l| l.input.clone()).unwrap_or_default();
+        if !pre_norm {
+            norms.extend(
+                g.find(&first)
+                    .filter(|&v| self.is_norm(v))
+                    .map(|v| ("embedding_norm".to_owned(), v)),
+            );
+        }
+        let width = g.width(hidden).ok_or_else(|| SiteError::new("the width", "it varies"))?;
+        let words = self.words(input);
+        let tokens = match (modality, words) {
+            (Modality::Text, Some(words)) => TokenSite { value: self.name(words), after: 0 },
+            (Modality::Text, None) => {
+                return Err(SiteError::new(
+                    "the word embedding",
+                    "no table is read by the token ids",
+                ));
+            }
+            (Modality::Image, _) => TokenSite { value: first, after: 1 },
+        };
+        let types = self.ids_inputs().into_iter().find(|&v| v != input && self.words(v).is_some());
+        let mask = self.ids_inputs().into_iter().find(|&v| v != input && Some(v) != types);
+        let positions =
+            if modality == Modality::Text { self.positions(input, types, width) } else { None };
+        let pooled = g.outputs.iter().find(|&&o| g.rank(o) == 2 && g.width(o) == Some(width));
+        Ok(Sites {
+            modality,
+            width,
+            heads,
+            pre_norm,
+            tokens,
+            positions,
+            layers,
+            linears,
+            norms: norms
+                .into_iter()
+                .map(|(name, v)| NormSite { name, output: self.name(v) })
+                .collect(),
+            hidden: self.name(hidden),
+            pooled: pooled.map(|&v| self.name(v)),
+            input: self.name(input),
+            mask: mask.map(|v| self.name(v)),
+            types: types.map(|v| self.name(v)),
+        })
+    }
+
+    fn name(&self, v: ValueId) -> String {
+        self.graph.value(v).name.clone()
+    }
+
+    fn output(&self, n: usize) -> ValueId {
+        // Every node that is walked over has an output; the discovery reads no others.
+        self.graph.nodes[n].outputs.iter().flatten().copied().next().unwrap_or(ValueId(0))
+    }
+
+    fn made_by(&self, v: ValueId) -> Option<&crate::graph::Node> {
+        self.index.producer(v).map(|n| &self.graph.nodes[n])
+    }
+
+    fn is_norm(&self, v: ValueId) -> bool {
+        self.made_by(v).is_some_and(|n| n.op == "LayerNormalization")
+    }
+
+    fn input(&self) -> Result<(Modality, ValueId), SiteError> {
+        let g = self.graph;
+        let picture = g.inputs.iter().find(|&&v| g.rank(v) == 4 && g.value(v).dtype.is_float());
+        if let Some(&v) = picture {
+            return Ok((Modality::Image, v));
+        }
+        // The token ids read the table with the most rows.
+        let rows = |v: ValueId| self.table_read_by(v).and_then(|t| g.shape(t)[0].constant());
+        let ids = self.ids_inputs().into_iter().filter(|&v| rows(v).is_some());
+        ids.max_by_key(|&v| rows(v)).map(|v| (Modality::Text, v)).ok_or_else(|| {
+            SiteError::new(
+                "the input",
+                "neither pixels [B, C, H, W] nor token ids [B, S] that read a table",
+            )
+        })
+    }
+
+    fn ids_inputs(&self) -> Vec<ValueId> {
+        let g = self.graph;
+        g.inputs
+            .iter()
+            .copied()
+            .filter(|&v| g.rank(v) == 2 && g.shape(v)[0] == Dim::BATCH)
+            .collect()
+    }
+
+    fn gather_of(&self, ids: ValueId) -> Option<usize> {
+        let reads = self.index.consumers(ids);
+        reads
+            .iter()
+            .map(|r| r.0)
+            .find(|&n| self.is_table_gather(n) && self.graph.nodes[n].input(1) == Ok(ids))
+    }
+
+    fn is_table_gather(&self, n: usize) -> bool {
+        let node = &self.graph.nodes[n];
+        node.op == "Gather"
+            && node.attrs.int("axis").unwrap_or(0) == 0
+            && node.input(0).is_ok_and(|t| {
+                self.graph
+                    .constant(t)
+                    .is_some_and(|t| t.shape().len() == 2 && t.dtype() == DType::F32)
+            })
+    }
+
+    fn table_read_by(&self, ids: ValueId) -> Option<ValueId> {
+        self.graph.nodes[self.gather_of(ids)?].input(0).ok()
+    }
+
+    fn words(&self, ids: ValueId) -> Option<ValueId> {
+        self.gather_of(ids).map(|n| self.output(n))
+    }
+
+    fn positions(
+        &self,
+        ids: ValueId,
+        types: Option<ValueId>,
+        width: usize,
+    ) -> Option<PositionSite> {
+        let g = self.graph;
+        let (n, node) = g.nodes.iter().enumerate().find(|(n, node)| {
+            self.is_table_gather(*n)
+                && node.input(1).is_ok_and(|i| i != ids && Some(i) != types)
+                && g.width(self.output(*n)) == Some(width)
+        })?;
+        let rows = g.shape(node.input(0).ok()?)[0].constant()?;
+        let indices = node.input(1).ok()?;
+        Some(PositionSite { value: self.name(self.output(n)), indices: self.name(indices), rows })
+    }
+
+    /// The linear layer at node `n`.
+    fn linear_at(&self, n: usize) -> Option<Linear> {
+        let (g, node) = (self.graph, &self.graph.nodes[n]);
+        let (input, weight) = (node.input(0).ok()?, node.input(1).ok()?);
+        let &[inputs, outputs] = g.constant(weight)?.shape() else { return None };
+        if node.op != "MatMul" || g.constant(input).is_some() {
+            return None;
+        }
+        let product = self.output(n);
+        let biased = match self.index.consumers(product) {
+            &[(add, _)] if g.nodes[add].op == "Add" => {
+                let bias = |v: &&ValueId| g.constant(**v).is_some_and(|t| t.shape() == [outputs]);
+                g.nodes[add].inputs.iter().flatten().find(bias).map(|_| self.output(add))
+            }
+            _ => None,
+        };
+        Some(Linear { input, output: biased.unwrap_or(product), inputs, outputs })
+    }
+
+    /// The linear layer whose output is `v`, looking through scalings.
+    fn linear_of(&self, mut v: ValueId) -> Option<Linear> {
+        loop {
+            let n = self.index.producer(v)?;
+            let node = &self.graph.nodes[n];
+            if let Some(l) = self.linear_at(n) {
+                return Some(l);
+            }
+            v = match node.op.as_str() {
+                "Add" | "Mul" | "Div" => {
+                    *node.inputs.iter().flatten().find(|&&i| self.graph.constant(i).is_none())?
+                }
+                "Cast" | "Reshape" => node.input(0).ok()?,
+                _ => return None,
+            };
+        }
+    }
+
+    /// The first linear layer that reads `v`, through reshapes and activations; through a
+    /// normalisation only if `norms`.
+    fn next_linear(&self, v: ValueId, norms: bool) -> Option<Linear> {
+        let users = self.index.consumers(v);
+        if let Some(l) = users.iter().filter(|u| u.1 == 0).find_map(|u| self.linear_at(u.0)) {
+            return Some(l);
+        }
+        users.iter().find_map(|&(n, _)| {
+            let node = &self.graph.nodes[n];
+            let passes = match node.op.as_str() {
+                "Transpose" | "Reshape" | "Cast" | "Gelu" | "Relu" | "Tanh" | "Sigmoid" | "Mul"
+                | "Erf" | "HardSigmoid" | "Clip" => true,
+                "LayerNormalization" => norms,
+                _ => false,
+            };
+            if passes { self.next_linear(self.output(n), norms) } else { None }
+        })
+    }
+
+    /// The residual stream in front of a block whose query layer reads `normed`, and whether the
+    /// block normalises its input.
+    fn layer_input(&self, normed: ValueId) -> (ValueId, bool) {
+        let adds = |v: ValueId| {
+            self.index.consumers(v).iter().any(|&(n, _)| {
+                let node = &self.graph.nodes[n];
+                node.op == "Add"
+                    && node.inputs.iter().flatten().all(|&i| self.graph.constant(i).is_none())
+            })
+        };
+        match self.made_by(normed).filter(|n| n.op == "LayerNormalization").map(|n| n.input(0)) {
+            Some(Ok(before)) if adds(before) && !adds(normed) => (before, true),
+            _ => (normed, false),
+        }
+    }
+
+    /// The sum of the residual stream and a sublayer's output.
+    fn residual_sum(&self, output: ValueId) -> Option<ValueId> {
+        self.index
+            .consumers(output)
+            .iter()
+            .map(|u| u.0)
+            .find(|&n| {
+                let node = &self.graph.nodes[n];
+                node.op == "Add"
+                    && node.inputs.iter().flatten().all(|&i| self.graph.constant(i).is_none())
+            })
+            .map(|n| self.output(n))
+    }
+
+    /// The normalisation that reads `v`, if there is exactly one.
+    fn norm_after(&self, v: ValueId) -> Option<ValueId> {
+        let mut norms =
+            self.index.consumers(v).iter().map(|u| self.output(u.0)).filter(|&o| self.is_norm(o));
+        norms.next().filter(|_| norms.next().is_none())
+    }
+
+    /// The last hidden state: an output `[B, S, d]`, else what follows the last block.
+    fn hidden(
+        &self,
+        last: Option<&str>,
+        norms: &mut Vec<(String, ValueId)>,
+    ) -> Result<ValueId, SiteError> {
+        let g = self.graph;
+        let end = last.and_then(|l| g.find(l)).and_then(|v| self.residual_sum(v));
+        let after = end.map(|e| self.norm_after(e).unwrap_or(e));
+        if let Some(n) = after.filter(|&n| self.is_norm(n) && !norms.iter().any(|k| k.1 == n)) {
+            norms.push(("final_norm".to_owned(), n));
+        }
+        let output =
+            g.outputs.iter().copied().find(|&o| g.rank(o) == 3 && g.shape(o)[0] == Dim::BATCH);
+        output
+            .or(after)
+            .ok_or_else(|| SiteError::new("the last hidden state", "no output [B, S, d]"))
+    }
+}
