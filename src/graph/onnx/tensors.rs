@@ -5,7 +5,7 @@ use crate::graph::GraphError;
 use crate::tensor::{DType, Tensor, byte_len};
 
 /// The [`DType`] of an ONNX element type number.
-pub(super) fn dtype(number: i32) -> Option<DType> {
+pub(in crate::graph) fn dtype(number: i32) -> Option<DType> {
     Some(match DataType::try_from(number).ok()? {
         DataType::Float => DType::F32,
         DataType::Float16 => DType::F16,
