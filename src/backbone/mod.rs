@@ -1,13 +1,104 @@
-//! TODO(backbone)
+//! Backbones: the frozen model directory, its manifest, and how it is made from an export.
 
-/// TODO
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BackboneError {}
+mod error;
+mod manifest;
+mod prepare;
+mod quantize;
 
-impl BackboneError {
-    /// A stable short code.
-    pub fn code(&self) -> &'static str {
-        match *self {}
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use error::BackboneError;
+pub use manifest::{
+    FORMAT, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report, TOKENIZER_FILE,
+    WEIGHTS_FILE, Weights,
+};
+pub use prepare::{Prepare, prepare};
+
+use crate::graph::sites::Sites;
+use crate::graph::{Graph, ValueId, frozen, onnx};
+
+/// A loaded backbone. Its large weights stay in the mapped file; clones share everything.
+#[derive(Debug)]
+pub struct Backbone {
+    dir: PathBuf,
+    manifest: Manifest,
+    graph: Graph,
+}
+
+impl Backbone {
+    /// Loads a directory that [`prepare`] wrote. Checks that every file is there with its recorded
+    /// length; [`Backbone::verify`] checks the bytes.
+    ///
+    /// # Errors
+    /// [`BackboneError`] naming the file.
+    pub fn load(dir: &Path) -> Result<Arc<Backbone>, BackboneError> {
+        let manifest = Manifest::read(dir)?;
+        manifest.check_lengths(dir)?;
+        let mut graph = onnx::read(&dir.join(MODEL_FILE))?;
+        let in_model = |source| onnx::OnnxError::Graph { path: dir.join(MODEL_FILE), source };
+        frozen::lift(&mut graph).map_err(in_model)?;
+        let backbone = Backbone { dir: dir.to_owned(), manifest, graph };
+        backbone.check_sites()?;
+        Ok(Arc::new(backbone))
     }
+
+    /// Reads every file again and compares its SHA-256 with the manifest.
+    ///
+    /// # Errors
+    /// [`BackboneError::Digest`] naming the first file that differs.
+    pub fn verify(&self) -> Result<(), BackboneError> {
+        self.manifest.verify(&self.dir)
+    }
+
+    /// The directory it was loaded from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Where things can attach.
+    pub fn sites(&self) -> &Sites {
+        &self.manifest.sites
+    }
+
+    /// SHA-256 over its files, in hexadecimal: what a delta is bound to.
+    pub fn digest(&self) -> &str {
+        &self.manifest.digest
+    }
+
+    /// The graph, with frozen weights lifted.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    fn check_sites(&self) -> Result<(), BackboneError> {
+        let s = &self.manifest.sites;
+        let layers = s.layers.iter().flat_map(|l| {
+            [&l.input, &l.keys, &l.values, &l.attention_output, &l.ffn_output]
+                .into_iter()
+                .chain(l.masks.iter().map(|m| &m.0))
+        });
+        let others = [&s.tokens.value, &s.hidden, &s.input];
+        let optional = [&s.pooled, &s.mask, &s.types].into_iter().flatten();
+        let linears = s.linears.iter().flat_map(|l| [&l.input, &l.output]);
+        let norms = s.norms.iter().map(|n| &n.output);
+        let mut all = layers.chain(others).chain(optional).chain(linears).chain(norms);
+        match all.find(|name| self.graph.find(name).is_none()) {
+            Some(name) => Err(BackboneError::Site { dir: self.dir.clone(), site: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The value behind a site's name.
+///
+/// # Errors
+/// [`crate::graph::GraphError::Undefined`] if the graph has no such value.
+pub fn site(graph: &Graph, name: &str) -> Result<ValueId, crate::graph::GraphError> {
+    graph.find(name).ok_or_else(|| crate::graph::GraphError::Undefined(name.to_owned()))
 }

@@ -15,6 +15,7 @@
 mod attrs;
 pub mod canonical;
 mod error;
+pub mod frozen;
 mod infer;
 mod ir;
 pub mod onnx;

@@ -5,7 +5,10 @@ mod fold;
 mod gelu;
 mod linear;
 mod mask;
+mod padding;
 mod reshape;
+
+pub use padding::{MaskReport, padding_masks};
 
 use super::{Graph, GraphError};
 

@@ -1,7 +1,7 @@
 use crate::graph::{Graph, Index, ValueId};
 
 /// One scaled dot-product attention, found around its softmax.
-pub(super) struct Attention {
+pub(crate) struct Attention {
     /// Node of the product with V.
     pub mix: usize,
     /// Masks on the way to the softmax: node and number of the mask's input.
@@ -13,7 +13,7 @@ pub(super) struct Attention {
 }
 
 /// All attentions in topological order.
-pub(super) fn find(graph: &Graph, index: &Index) -> Vec<Attention> {
+pub(crate) fn find(graph: &Graph, index: &Index) -> Vec<Attention> {
     let softmaxes = graph.nodes.iter().filter(|n| n.op == "Softmax");
     softmaxes
         .filter_map(|softmax| {

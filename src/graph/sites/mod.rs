@@ -3,7 +3,7 @@
 //! Names of values are labels in the model file; a [`Sites`] is stored in the manifest and looked
 //! up again when the backbone is loaded.
 
-mod attention;
+pub(crate) mod attention;
 mod discover;
 
 use serde::{Deserialize, Serialize};

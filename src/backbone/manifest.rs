@@ -1,0 +1,215 @@
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::BackboneError;
+use crate::graph::canonical::MaskReport;
+use crate::graph::sites::Sites;
+
+/// Version of the backbone directory's format.
+pub const FORMAT: u32 = 1;
+/// The manifest.
+pub const MANIFEST_FILE: &str = "backbone.json";
+/// The ONNX model.
+pub const MODEL_FILE: &str = "model.onnx";
+/// Its external data.
+pub const WEIGHTS_FILE: &str = "weights.bin";
+/// The tokenizer of a text backbone, in the format of Hugging Face tokenizers.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// A manifest larger than this is refused.
+const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+
+/// `backbone.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// A name for people.
+    pub name: String,
+    /// `bert`, `roberta` or `vit`.
+    pub family: String,
+    /// How linear and embedding weights are stored.
+    pub weights: Weights,
+    /// How the feature is taken from the last hidden state.
+    pub pooling: Pooling,
+    /// Longest input in tokens, special tokens included; for pictures the number of rows.
+    pub max_length: usize,
+    /// Token id that fills up short rows.
+    pub pad_id: i64,
+    /// SPDX expression of the weights' licence, if it was given.
+    pub licence: Option<String>,
+    /// Where the weights come from, if it was given.
+    pub source: Option<String>,
+    /// What `prepare` measured.
+    pub report: Report,
+    /// The files, in the order in which they enter the digest.
+    pub files: Vec<FileEntry>,
+    /// SHA-256 over the lines `name size sha256` of all files.
+    pub digest: String,
+    /// Where things can attach.
+    pub sites: Sites,
+}
+
+/// How linear and embedding weights are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// Symmetric int8 with one f32 scale per output channel (linear) or per row (embedding).
+    #[default]
+    Int8,
+    /// As exported.
+    F32,
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Weights::Int8 => "int8",
+            Weights::F32 => "f32",
+        })
+    }
+}
+
+/// How the feature `[B, d]` is taken from the last hidden state `[B, S, d]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// The first real row: `[CLS]`, or the class row of a picture model.
+    Cls,
+    /// The mean of the real rows, padding left out.
+    Mean,
+}
+
+/// What `prepare` measured against the float export.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Cosine between the last hidden states.
+    pub cosine: f64,
+    /// Largest absolute difference of the last hidden states.
+    pub max_difference: f32,
+    /// Attentions found.
+    pub attentions: usize,
+    /// What the masks do.
+    pub mask: MaskReport,
+    /// Matrices and tables stored as int8.
+    pub quantized: usize,
+}
+
+/// A file of the backbone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Bare file name.
+    pub name: String,
+    /// Length.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Reads `backbone.json` in `dir`.
+    ///
+    /// # Errors
+    /// [`BackboneError::Io`] or [`BackboneError::Manifest`].
+    pub fn read(dir: &Path) -> Result<Manifest, BackboneError> {
+        let path = dir.join(MANIFEST_FILE);
+        let io = |source| BackboneError::Io { path: path.clone(), source };
+        let bad = |reason: String| BackboneError::Manifest { path: path.clone(), reason };
+        if std::fs::metadata(&path).map_err(io)?.len() > MAX_MANIFEST_BYTES {
+            return Err(bad(format!("larger than {MAX_MANIFEST_BYTES} bytes")));
+        }
+        let text = std::fs::read(&path).map_err(io)?;
+        let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        if manifest.format != FORMAT {
+            return Err(bad(format!("format {}, this version reads {FORMAT}", manifest.format)));
+        }
+        let bare =
+            |n: &str| !n.is_empty() && !n.starts_with('.') && !n.contains(['/', '\\', ':', '\0']);
+        if let Some(f) = manifest.files.iter().find(|f| !bare(&f.name)) {
+            return Err(bad(format!("`{}` is not a bare file name", f.name)));
+        }
+        if manifest.digest != digest_of(&manifest.files) {
+            return Err(bad("the digest does not belong to the files".into()));
+        }
+        Ok(manifest)
+    }
+
+    /// Compares the files' lengths in `dir`.
+    ///
+    /// # Errors
+    /// [`BackboneError::Length`] or [`BackboneError::Io`].
+    pub fn check_lengths(&self, dir: &Path) -> Result<(), BackboneError> {
+        for f in &self.files {
+            let path = dir.join(&f.name);
+            let io = |source| BackboneError::Io { path: path.clone(), source };
+            let have = std::fs::metadata(&path).map_err(io)?.len();
+            if have != f.bytes {
+                return Err(BackboneError::Length { path, have, want: f.bytes });
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the files' digests in `dir`.
+    ///
+    /// # Errors
+    /// [`BackboneError::Digest`] or [`BackboneError::Io`].
+    pub fn verify(&self, dir: &Path) -> Result<(), BackboneError> {
+        for f in &self.files {
+            let path = dir.join(&f.name);
+            if FileEntry::of(dir, &f.name)?.sha256 != f.sha256 {
+                return Err(BackboneError::Digest { path });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if the backbone has that file.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.iter().any(|f| f.name == name)
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.bytes).sum()
+    }
+}
+
+impl FileEntry {
+    /// Length and digest of a file.
+    ///
+    /// # Errors
+    /// [`BackboneError::Io`].
+    pub fn of(dir: &Path, name: &str) -> Result<FileEntry, BackboneError> {
+        let path = dir.join(name);
+        let io = |source| BackboneError::Io { path: path.clone(), source };
+        let mut file = File::open(&path).map_err(io)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        let mut bytes = 0;
+        loop {
+            let n = file.read(&mut buffer).map_err(io)?;
+            if n == 0 {
+                break;
+            }
+            bytes += n as u64;
+            hash.update(&buffer[..n]);
+        }
+        Ok(FileEntry { name: name.to_owned(), bytes, sha256: hex(&hash.finalize()) })
+    }
+}
+
+/// The digest that binds deltas to these files.
+pub(super) fn digest_of(files: &[FileEntry]) -> String {
+    let lines: String =
+        files.iter().map(|f| format!("{} {} {}\n", f.name, f.bytes, f.sha256)).collect();
+    hex(&Sha256::digest(lines))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
