@@ -29,7 +29,7 @@ pub(crate) fn target(from: &[Dim], to: &[Dim]) -> Option<Vec<i64>> {
         .iter()
         .enumerate()
         .map(|(i, d)| match d.constant() {
-            _ if i < copied && d.constant().is_none() => 0,
+            _ if i < copied => 0,
             Some(n) => n as i64,
             None => {
                 free += 1;
@@ -84,6 +84,8 @@ mod tests {
         let bs = Dim(std::array::from_fn(|p| b.0[p] * s.0[p]));
         assert_eq!(target(&[b, s, f(8)], &[bs, f(8)]), Some(vec![-1, 8]));
         assert_eq!(target(&[bs, f(8)], &[b, s, f(8)]), None);
+        // Fixed sizes are copied too: prompts may add rows to a picture's sequence.
+        assert_eq!(target(&[b, f(9), f(8)], &[b, f(9), f(2), f(4)]), Some(vec![0, 0, 2, 4]));
         assert_eq!(target(&[b, f(3), f(4)], &[b, f(12)]), Some(vec![0, 12]));
     }
 }

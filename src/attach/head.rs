@@ -1,0 +1,93 @@
+use super::Context;
+use super::token_rows::slice;
+use crate::backbone::Pooling;
+use crate::graph::sites::Modality;
+use crate::graph::{Attrs, Graph, GraphError, ValueId};
+use crate::tensor::DType;
+
+/// What maps the feature to class scores.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Classifier {
+    /// `x W^T + b` with `head.weight [K, d]` and `head.bias [K]`.
+    Linear,
+    /// `scale cos(x, mu_k)` with the class means `prototypes.mean [K, d]`.
+    Prototypes {
+        /// The inverse temperature.
+        scale: f32,
+    },
+}
+
+/// Adds pooling and classifier: (feature `[B, d]`, logits `[B, K]`).
+pub(super) fn insert(
+    context: &mut Context<'_>,
+    pooling: Pooling,
+    classifier: &Classifier,
+) -> Result<(ValueId, ValueId), GraphError> {
+    let feature = pool(context, pooling)?;
+    let swap = || Attrs::none().with("perm", [1i64, 0].as_slice());
+    let logits = match classifier {
+        Classifier::Linear => {
+            let (weight, bias) = (context.tensor("head.weight")?, context.tensor("head.bias")?);
+            let g = &mut *context.graph;
+            let weight = g.op("Transpose", &[weight], swap())?;
+            let scores = g.op("MatMul", &[feature, weight], Attrs::none())?;
+            g.op("Add", &[scores, bias], Attrs::none())?
+        }
+        Classifier::Prototypes { scale } => {
+            let means = context.tensor("prototypes.mean")?;
+            let g = &mut *context.graph;
+            let means = unit_rows(g, means)?;
+            let means = g.op("Transpose", &[means], swap())?;
+            let feature = unit_rows(g, feature)?;
+            let scores = g.op("MatMul", &[feature, means], Attrs::none())?;
+            let scale = g.float(*scale);
+            g.op("Mul", &[scores, scale], Attrs::none())?
+        }
+    };
+    Ok((feature, logits))
+}
+
+/// Every row divided by its Euclidean length.
+fn unit_rows(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+    let squares = g.op("Mul", &[x, x], Attrs::none())?;
+    let axis = g.ints(&[-1]);
+    let sum = g.op("ReduceSum", &[squares, axis], Attrs::none().with("keepdims", 1i64))?;
+    // Keeps a row of zeros, an empty class, finite.
+    let tiny = g.float(1e-12);
+    let sum = g.op("Add", &[sum, tiny], Attrs::none())?;
+    let length = g.op("Sqrt", &[sum], Attrs::none())?;
+    g.op("Div", &[x, length], Attrs::none())
+}
+
+fn pool(context: &mut Context<'_>, pooling: Pooling) -> Result<ValueId, GraphError> {
+    let hidden = context.site(&context.backbone.sites.hidden)?;
+    let front = context.front_rows;
+    let g = &mut *context.graph;
+    if pooling == Pooling::Cls {
+        let row = g.add_constant("row", crate::tensor::Tensor::scalar(front as i64));
+        return g.op("Gather", &[hidden, row], Attrs::none().with("axis", 1i64));
+    }
+    let hidden = if front > 0 { slice(g, hidden, front, None)? } else { hidden };
+    let sites = &context.backbone.sites;
+    let mask = match (&sites.mask, sites.modality) {
+        (Some(mask), Modality::Text) => crate::backbone::site(g, mask)?,
+        _ => {
+            let axis = g.ints(&[1]);
+            let flat = Attrs::none().with("keepdims", 0i64);
+            return g.op("ReduceMean", &[hidden, axis], flat);
+        }
+    };
+    let weight = match g.value(mask).dtype {
+        DType::F32 => mask,
+        _ => g.op("Cast", &[mask], Attrs::none().with("to", 1i64))?,
+    };
+    let axis = g.ints(&[1]);
+    let count = g.op("ReduceSum", &[weight, axis], Attrs::none().with("keepdims", 1i64))?;
+    // Rows that only fill up a batch have no token at all.
+    let one = g.float(1.0);
+    let count = g.op("Max", &[count, one], Attrs::none())?;
+    let weight = g.op("Div", &[weight, count], Attrs::none())?;
+    let weight = g.op("Unsqueeze", &[weight, axis], Attrs::none())?;
+    let mean = g.op("MatMul", &[weight, hidden], Attrs::none())?;
+    g.op("Squeeze", &[mean, axis], Attrs::none())
+}
