@@ -58,20 +58,16 @@ pub fn split(graph: &Graph, frontier: &Frontier) -> Result<(Graph, Graph), Graph
     if let Some(&v) = frontier.values.iter().find(|&&v| index.producer(v).is_none()) {
         return Err(GraphError::Undefined(graph.value(v).name.clone()));
     }
-    let none = HashSet::new();
-    let kept: HashSet<ValueId> = frontier.values.iter().copied().collect();
     let mut prefix = graph.clone();
     prefix.outputs.clone_from(&frontier.values);
-    restrict(&mut prefix, &index, &none)?;
+    restrict(&mut prefix, &index, &[])?;
     let mut rest = graph.clone();
-    restrict(&mut rest, &index, &kept)?;
-    rest.inputs.extend(&frontier.values);
-    rest.sort()?;
+    restrict(&mut rest, &index, &frontier.values)?;
     Ok((prefix, rest))
 }
 
-/// Drops the nodes and inputs that the outputs of `graph` do not need once `given` is fed.
-fn restrict(graph: &mut Graph, index: &Index, given: &HashSet<ValueId>) -> Result<(), GraphError> {
+/// Makes `given` inputs, and drops the nodes and inputs that the outputs do not need then.
+fn restrict(graph: &mut Graph, index: &Index, given: &[ValueId]) -> Result<(), GraphError> {
     let mut read: HashSet<ValueId> = graph.outputs.iter().copied().collect();
     let mut stack: Vec<ValueId> = graph.outputs.clone();
     let mut keep = HashSet::new();
@@ -95,6 +91,7 @@ fn restrict(graph: &mut Graph, index: &Index, given: &HashSet<ValueId>) -> Resul
         keep.contains(&(n - 1))
     });
     graph.inputs.retain(|i| read.contains(i));
+    graph.inputs.extend(given);
     graph.sort()
 }
 
@@ -246,4 +243,162 @@ fn multiplications(graph: &Graph, node: &Node) -> Option<f64> {
 fn bytes_per_example(graph: &Graph, v: ValueId) -> usize {
     let value = graph.value(v);
     value.shape.iter().skip(1).fold(value.dtype.size(), |n, d| n.saturating_mul(d.0[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autodiff::{cross_entropy, gradients};
+    use crate::graph::Attrs;
+    use crate::tensor::{DType, Tensor};
+
+    const LAYERS: usize = 3;
+    const D: usize = 8;
+
+    /// Where a delta goes.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Delta {
+        Head,
+        LastLayer,
+        Prompt,
+    }
+
+    struct Model {
+        graph: Graph,
+        delta: Vec<ValueId>,
+        loss: ValueId,
+        /// Outputs of the layers.
+        stream: Vec<ValueId>,
+        feature: ValueId,
+    }
+
+    fn linear(g: &mut Graph, x: ValueId) -> ValueId {
+        let w = g.add_constant("w", Tensor::zeros(DType::I8, &[D, D]));
+        let scale = g.add_constant("scale", Tensor::zeros(DType::F32, &[D]));
+        g.op("FrozenLinear", &[x, w, scale], Attrs::none()).unwrap()
+    }
+
+    fn norm(g: &mut Graph, x: ValueId) -> ValueId {
+        let scale = g.add_constant("gamma", Tensor::zeros(DType::F32, &[D]));
+        g.op("LayerNormalization", &[x, scale], Attrs::none()).unwrap()
+    }
+
+    fn input(g: &mut Graph, name: &str, shape: &[usize]) -> ValueId {
+        let shape: Vec<Dim> = shape.iter().map(|&d| Dim::fixed(d)).collect();
+        g.add_input(name, DType::F32, &shape).unwrap()
+    }
+
+    /// A post-norm encoder with one attention head, a mask, and a classifier on the first token.
+    fn model(at: Delta) -> Model {
+        let mut g = Graph::new();
+        let none = Attrs::none;
+        let ids = g.add_input("ids", DType::I64, &[Dim::BATCH, Dim::SEQUENCE]).unwrap();
+        let mask = g.add_input("mask", DType::F32, &[Dim::BATCH, Dim::SEQUENCE]).unwrap();
+        let mut delta = Vec::new();
+        let one = g.ints(&[1]);
+        let mask = g.op("Unsqueeze", &[mask, one], none()).unwrap();
+        let mask = g.op("Log", &[mask], none()).unwrap();
+        let table = g.add_constant("table", Tensor::zeros(DType::F32, &[5, D]));
+        let mut x = g.op_n("FrozenGather", &[Some(table), None, Some(ids)], none(), 1).unwrap()[0];
+        x = norm(&mut g, x);
+        if at == Delta::Prompt {
+            let prompt = input(&mut g, "prompt", &[D]);
+            delta.push(prompt);
+            x = g.op("Add", &[x, prompt], none()).unwrap();
+        }
+        let mut stream = Vec::new();
+        for layer in 0..LAYERS {
+            let [mut q, k, v] = [0; 3].map(|_| linear(&mut g, x));
+            if at == Delta::LastLayer && layer + 1 == LAYERS {
+                let [a, b] = [("a", [D, 2]), ("b", [2, D])].map(|(n, s)| input(&mut g, n, &s));
+                delta.extend([a, b]);
+                let low = g.op("MatMul", &[x, a], none()).unwrap();
+                let up = g.op("MatMul", &[low, b], none()).unwrap();
+                q = g.op("Add", &[q, up], none()).unwrap();
+            }
+            let perm = none().with("perm", [0i64, 2, 1].as_slice());
+            let kt = g.op("Transpose", &[k], perm).unwrap();
+            let scores = g.op("MatMul", &[q, kt], none()).unwrap();
+            let scores = g.op("Add", &[scores, mask], none()).unwrap();
+            let p = g.op("Softmax", &[scores], none()).unwrap();
+            let read = g.op("MatMul", &[p, v], none()).unwrap();
+            let out = linear(&mut g, read);
+            let sum = g.op("Add", &[out, x], none()).unwrap();
+            let h = norm(&mut g, sum);
+            let f = linear(&mut g, h);
+            let f = g.op("Gelu", &[f], none()).unwrap();
+            let f = linear(&mut g, f);
+            let sum = g.op("Add", &[f, h], none()).unwrap();
+            x = norm(&mut g, sum);
+            stream.push(x);
+        }
+        let first = g.add_constant("first", Tensor::scalar(0i64));
+        let feature = g.op("Gather", &[x, first], none().with("axis", 1)).unwrap();
+        let head = if at == Delta::Head {
+            let w = input(&mut g, "head", &[D, 2]);
+            delta.push(w);
+            w
+        } else {
+            g.add_constant("head", Tensor::zeros(DType::F32, &[D, 2]))
+        };
+        let logits = g.op("MatMul", &[feature, head], none()).unwrap();
+        let labels = g.add_input("labels", DType::I64, &[Dim::BATCH]).unwrap();
+        let weight = g.add_input("weight", DType::F32, &[]).unwrap();
+        let loss = cross_entropy(&mut g, logits, labels, weight).unwrap();
+        g.outputs = vec![loss];
+        Model { graph: g, delta, loss, stream, feature }
+    }
+
+    fn trained(at: Delta) -> Model {
+        let mut m = model(at);
+        let grads = gradients(&mut m.graph, m.loss, &m.delta).unwrap();
+        m.graph.outputs.extend(grads);
+        m
+    }
+
+    #[test]
+    fn a_head_keeps_the_feature() {
+        for m in [model(Delta::Head), trained(Delta::Head)] {
+            assert_eq!(frontier(&m.graph, &m.delta).values, [m.feature]);
+        }
+    }
+
+    #[test]
+    fn the_last_layer_keeps_the_residual_stream() {
+        for m in [model(Delta::LastLayer), trained(Delta::LastLayer)] {
+            assert_eq!(frontier(&m.graph, &m.delta).values, [m.stream[LAYERS - 2]]);
+        }
+    }
+
+    #[test]
+    fn a_prompt_keeps_nothing() {
+        for m in [model(Delta::Prompt), trained(Delta::Prompt)] {
+            assert_eq!(frontier(&m.graph, &m.delta), Frontier::default());
+        }
+    }
+
+    #[test]
+    fn the_parts_read_what_they_need() {
+        let m = trained(Delta::LastLayer);
+        let f = frontier(&m.graph, &m.delta);
+        let (prefix, rest) = split(&m.graph, &f).unwrap();
+        let names = |g: &Graph| -> Vec<String> {
+            g.inputs.iter().map(|&i| g.value(i).name.clone()).collect()
+        };
+        let kept = &m.graph.value(f.values[0]).name;
+        assert_eq!(names(&prefix), ["ids", "mask"]);
+        assert_eq!(prefix.outputs, f.values);
+        assert_eq!(names(&rest), ["mask", "a", "b", "labels", "weight", kept]);
+        assert_eq!(rest.outputs, m.graph.outputs);
+        let products = |g: &Graph| g.nodes.iter().filter(|n| n.op == "FrozenLinear").count();
+        assert_eq!(products(&prefix), 6 * (LAYERS - 1));
+        assert!(products(&rest) < 6 * LAYERS);
+    }
+
+    #[test]
+    fn an_input_cannot_be_a_frontier() {
+        let m = model(Delta::Head);
+        let f = Frontier { values: vec![m.graph.inputs[0]] };
+        assert_eq!(split(&m.graph, &f).unwrap_err(), GraphError::Undefined("ids".into()));
+    }
 }

@@ -1,6 +1,6 @@
 //! Losses.
 
-use crate::graph::{Attrs, Dim, Graph, GraphError, ValueId};
+use crate::graph::{Attrs, Graph, GraphError, ValueId};
 use crate::tensor::{DType, Tensor};
 
 /// Adds the cross-entropy of a classifier and returns it as a scalar:
@@ -55,7 +55,32 @@ pub fn cross_entropy(
     if graph.rank(loss) == 0 {
         return Ok(loss);
     }
-    debug_assert!(graph.shape(loss).iter().all(|d| *d == Dim::fixed(1)));
-    let target = graph.add_constant("ints", Tensor::new::<i64>(&[0], &[])?);
-    graph.op("Reshape", &[loss, target], Attrs::none())
+    let axes: Vec<i64> = (0..graph.rank(loss) as i64).collect();
+    let axes = graph.ints(&axes);
+    graph.op("Squeeze", &[loss, axes], Attrs::none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Dim;
+
+    #[test]
+    fn shapes_are_checked() {
+        let mut g = Graph::new();
+        let f = Dim::fixed;
+        let mut input = |name: &str, dtype, shape: &[Dim]| g.add_input(name, dtype, shape).unwrap();
+        let logits = input("logits", DType::F32, &[Dim::BATCH, f(3)]);
+        let labels = input("labels", DType::I64, &[Dim::BATCH]);
+        let weight = input("weight", DType::F32, &[f(1)]);
+        let flat = input("flat", DType::F32, &[Dim::BATCH]);
+        let loss = cross_entropy(&mut g, logits, labels, weight).unwrap();
+        assert_eq!(g.rank(loss), 0);
+        for (logits, labels, weight) in
+            [(flat, labels, weight), (logits, flat, weight), (logits, labels, flat)]
+        {
+            let e = cross_entropy(&mut g, logits, labels, weight).unwrap_err();
+            assert_eq!(e.code(), "graph.invalid");
+        }
+    }
 }

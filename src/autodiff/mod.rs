@@ -100,3 +100,116 @@ fn active(graph: &Graph, needed: &HashSet<usize>, wrt: &[ValueId]) -> HashSet<Va
 fn is_static(shape: &[Dim]) -> bool {
     shape.iter().all(|d| d.constant().is_some())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Attrs;
+    use crate::tensor::{DType, Tensor};
+
+    fn matrix(g: &mut Graph, name: &str) -> ValueId {
+        g.add_input(name, DType::F32, &[Dim::BATCH, Dim::fixed(4)]).unwrap()
+    }
+
+    fn total(g: &mut Graph, v: ValueId) -> ValueId {
+        g.op("ReduceSum", &[v], Attrs::none().with("keepdims", 0)).unwrap()
+    }
+
+    fn ops(g: &Graph) -> Vec<&str> {
+        g.nodes.iter().map(|n| n.op.as_str()).collect()
+    }
+
+    #[test]
+    fn only_what_is_wanted_is_differentiated() {
+        let mut g = Graph::new();
+        let x = matrix(&mut g, "x");
+        let w = g.add_input("w", DType::F32, &[4.into(), 4.into()]).unwrap();
+        let b = g.add_input("b", DType::F32, &[4.into()]).unwrap();
+        let h = g.op("MatMul", &[x, w], Attrs::none()).unwrap();
+        let y = g.op("Add", &[h, b], Attrs::none()).unwrap();
+        let y = g.op("Tanh", &[y], Attrs::none()).unwrap();
+        let loss = total(&mut g, y);
+        let grads = gradients(&mut g, loss, &[b]).unwrap();
+        assert_eq!(g.shape(grads[0]), [4.into()]);
+        assert_eq!(ops(&g).iter().filter(|o| matches!(**o, "MatMul" | "Gemm")).count(), 1);
+        assert_eq!(ops(&g).last(), Some(&"ReduceSum"));
+    }
+
+    #[test]
+    fn gradients_have_the_shapes_of_the_values() {
+        let mut g = Graph::new();
+        let x = g.add_input("x", DType::F32, &[Dim::BATCH, Dim::SEQUENCE, 4.into()]).unwrap();
+        let w = g.add_input("w", DType::F32, &[4.into(), 6.into()]).unwrap();
+        let h = g.op("MatMul", &[x, w], Attrs::none()).unwrap();
+        let target = g.ints(&[0, 0, 2, 3]);
+        let h = g.op("Reshape", &[h, target], Attrs::none()).unwrap();
+        let y = g.op("ReduceMean", &[h], Attrs::none().with("keepdims", 0)).unwrap();
+        let grads = gradients(&mut g, y, &[x, w, h]).unwrap();
+        for (v, d) in [x, w, h].into_iter().zip(grads) {
+            assert_eq!(g.shape(v), g.shape(d));
+        }
+        g.outputs = vec![y];
+        let nodes = g.nodes.len();
+        g.sort().unwrap();
+        assert_eq!(g.nodes.len(), nodes);
+    }
+
+    #[test]
+    fn what_the_loss_does_not_read_gets_zeros() {
+        let mut g = Graph::new();
+        let (x, z) = (matrix(&mut g, "x"), matrix(&mut g, "z"));
+        let loss = total(&mut g, x);
+        let grads = gradients(&mut g, loss, &[z, x]).unwrap();
+        assert_eq!(g.shape(grads[0]), g.shape(z));
+        assert_ne!(grads[0], grads[1]);
+    }
+
+    #[test]
+    fn uses_add_up() {
+        let mut g = Graph::new();
+        let x = matrix(&mut g, "x");
+        let y = g.op("Mul", &[x, x], Attrs::none()).unwrap();
+        let loss = total(&mut g, y);
+        gradients(&mut g, loss, &[x]).unwrap();
+        assert_eq!(ops(&g).last(), Some(&"Add"));
+    }
+
+    #[test]
+    fn an_operator_without_a_rule_is_named() {
+        let mut g = Graph::new();
+        let x = matrix(&mut g, "x");
+        let ones = g.op("IsNaN", &[x], Attrs::none()).unwrap();
+        let y = g.op("Where", &[ones, x, x], Attrs::none()).unwrap();
+        let axis = g.add_constant("axis", Tensor::scalar(1i64));
+        let sum = g.op("CumSum", &[y, axis], Attrs::none()).unwrap();
+        let loss = total(&mut g, sum);
+        let e = gradients(&mut g, loss, &[x]).unwrap_err();
+        assert_eq!(e.code(), "graph.unsupported");
+        assert!(e.to_string().contains("CumSum"), "{e}");
+    }
+
+    #[test]
+    fn a_loss_is_one_number() {
+        let mut g = Graph::new();
+        let x = matrix(&mut g, "x");
+        let e = gradients(&mut g, x, &[x]).unwrap_err();
+        assert_eq!(e.code(), "graph.invalid");
+    }
+
+    #[test]
+    fn frozen_weights_are_read_backwards_and_never_trained() {
+        let mut g = Graph::new();
+        let x = matrix(&mut g, "x");
+        let w = g.add_constant("w", Tensor::zeros(DType::I8, &[4, 6]));
+        let scale = g.add_input("scale", DType::F32, &[6.into()]).unwrap();
+        let y = g.op("FrozenLinear", &[x, w, scale], Attrs::none()).unwrap();
+        let loss = total(&mut g, y);
+        let mut copy = g.clone();
+        gradients(&mut g, loss, &[x]).unwrap();
+        let back = g.nodes.last().unwrap();
+        assert_eq!((back.op.as_str(), back.attrs.int("backward")), ("FrozenLinear", Some(1)));
+        assert_eq!(back.inputs[1..], [Some(w), Some(scale)]);
+        let e = gradients(&mut copy, loss, &[scale]).unwrap_err();
+        assert_eq!(e.code(), "graph.unsupported");
+    }
+}

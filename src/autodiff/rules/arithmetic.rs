@@ -1,7 +1,7 @@
 //! Elementwise arithmetic, with broadcasting.
 
 use crate::autodiff::step::Step;
-use crate::graph::{Attrs, GraphError};
+use crate::graph::{Attrs, GraphError, ValueId};
 use crate::tensor::DType;
 
 type Done = Result<(), GraphError>;
@@ -10,6 +10,16 @@ pub fn sum(s: &mut Step<'_>) -> Done {
     let dy = s.dy()?;
     for i in 0..s.node.inputs.len() {
         s.give_summed(i, dy)?;
+    }
+    Ok(())
+}
+
+pub fn mean(s: &mut Step<'_>) -> Done {
+    let n = s.node.inputs.len();
+    let dy = s.dy()?;
+    let share = s.scale(dy, 1.0 / n as f32)?;
+    for i in 0..n {
+        s.give_summed(i, share)?;
     }
     Ok(())
 }
@@ -67,27 +77,38 @@ pub fn abs(s: &mut Step<'_>) -> Done {
 }
 
 pub fn pow(s: &mut Step<'_>) -> Done {
-    s.refuse(1, "a trained exponent")?;
-    let (x, exponent, dy) = (s.x(0)?, s.x(1)?, s.dy()?);
-    let slope = match s.graph.scalar(exponent) {
-        Some(2.0) => s.scale(x, 2.0)?,
-        Some(n) => {
-            let less = s.float(x, n - 1.0)?;
-            let power = s.op("Pow", &[x, less])?;
-            s.scale(power, n)?
-        }
-        None => {
-            let to = onnx_type(s.graph.value(x).dtype)
-                .ok_or_else(|| s.node.unsupported("a gradient of integers"))?;
-            let n = s.op_with("Cast", &[exponent], Attrs::none().with("to", to))?;
-            let one = s.float(x, 1.0)?;
-            let less = s.sub(n, one)?;
-            let power = s.op("Pow", &[x, less])?;
-            s.mul(power, n)?
-        }
-    };
-    let dx = s.mul(dy, slope)?;
-    s.give_summed(0, dx)
+    let (x, exponent, y, dy) = (s.x(0)?, s.x(1)?, s.y()?, s.dy()?);
+    if s.wants(0) {
+        let slope = match s.graph.scalar(exponent) {
+            Some(2.0) => s.scale(x, 2.0)?,
+            Some(n) => {
+                let less = s.float(x, n - 1.0)?;
+                let power = s.op("Pow", &[x, less])?;
+                s.scale(power, n)?
+            }
+            None => {
+                let n = cast_like(s, exponent, x)?;
+                let one = s.float(x, 1.0)?;
+                let less = s.sub(n, one)?;
+                let power = s.op("Pow", &[x, less])?;
+                s.mul(power, n)?
+            }
+        };
+        let dx = s.mul(dy, slope)?;
+        s.give_summed(0, dx)?;
+    }
+    if s.wants(1) {
+        // y ln x, which is 0 at x = 0.
+        let tiny = s.float(x, f32::MIN_POSITIVE)?;
+        let positive = s.op("Max", &[x, tiny])?;
+        let log = s.op("Log", &[positive])?;
+        let slope = s.mul(y, log)?;
+        let slope = cast_like(s, slope, exponent)?;
+        let dy = cast_like(s, dy, exponent)?;
+        let d = s.mul(dy, slope)?;
+        s.give_summed(1, d)?;
+    }
+    Ok(())
 }
 
 pub fn sqrt(s: &mut Step<'_>) -> Done {
@@ -183,29 +204,33 @@ pub fn select(s: &mut Step<'_>) -> Done {
 
 pub fn cast(s: &mut Step<'_>) -> Done {
     let (x, dy) = (s.x(0)?, s.dy()?);
-    let dtype = s.graph.value(x).dtype;
-    if dtype == s.graph.value(dy).dtype {
-        s.give(0, dy);
-        return Ok(());
-    }
-    let to = onnx_type(dtype).ok_or_else(|| s.node.unsupported("a gradient of integers"))?;
-    let dx = s.op_with("Cast", &[dy], Attrs::none().with("to", to))?;
+    let dx = cast_like(s, dy, x)?;
     s.give(0, dx);
     Ok(())
+}
+
+/// `v` in the type of `like`.
+pub(super) fn cast_like(
+    s: &mut Step<'_>,
+    v: ValueId,
+    like: ValueId,
+) -> Result<ValueId, GraphError> {
+    let dtype = s.graph.value(like).dtype;
+    if dtype == s.graph.value(v).dtype {
+        return Ok(v);
+    }
+    // The ONNX numbers of the floating point types.
+    let to = match dtype {
+        DType::F32 => 1,
+        DType::F16 => 10,
+        DType::F64 => 11,
+        _ => return Err(s.node.unsupported("a gradient of integers")),
+    };
+    s.op_with("Cast", &[v], Attrs::none().with("to", to))
 }
 
 pub fn identity(s: &mut Step<'_>) -> Done {
     let dy = s.dy()?;
     s.give(0, dy);
     Ok(())
-}
-
-/// The ONNX number of a floating point type.
-pub(super) fn onnx_type(dtype: DType) -> Option<i64> {
-    match dtype {
-        DType::F32 => Some(1),
-        DType::F16 => Some(10),
-        DType::F64 => Some(11),
-        _ => None,
-    }
 }

@@ -2,6 +2,7 @@
 
 use crate::autodiff::step::{Extent, Step};
 use crate::graph::{Attrs, GraphError, ValueId};
+use crate::tensor::Tensor;
 
 use super::slice::at_index;
 
@@ -48,14 +49,39 @@ pub fn gather(s: &mut Step<'_>) -> Done {
 }
 
 pub fn gather_nd(s: &mut Step<'_>) -> Done {
-    if s.node.attrs.int("batch_dims").unwrap_or(0) != 0 {
-        return Err(s.node.unsupported("batch_dims"));
-    }
     let (x, ids, dy) = (s.x(0)?, s.x(1)?, s.dy()?);
+    let ids = match s.node.attrs.int("batch_dims").unwrap_or(0) {
+        0 => ids,
+        1 => with_batch_position(s, ids)?,
+        _ => return Err(s.node.unsupported("more than one batch dimension")),
+    };
     let zeros = s.zeros_like(x)?;
     let dx = scatter(s, "ScatterND", &[zeros, ids, dy], None)?;
     s.give(0, dx);
     Ok(())
+}
+
+/// Index tuples `[B, .., n]` into one batch entry each as tuples `[B, .., n + 1]` into the whole.
+fn with_batch_position(s: &mut Step<'_>, ids: ValueId) -> Result<ValueId, GraphError> {
+    let rank = s.graph.rank(ids);
+    let positions = match s.extent(ids, 0)? {
+        Extent::Fixed(n) => s.graph.ints(&(0..n as i64).collect::<Vec<_>>()),
+        Extent::Value(n) => {
+            let (zero, one) = (Tensor::scalar(0i64), Tensor::scalar(1i64));
+            let (zero, one) = (s.graph.add_constant("i", zero), s.graph.add_constant("i", one));
+            let axis = s.graph.ints(&[0]);
+            let n = s.op("Squeeze", &[n, axis])?;
+            s.op("Range", &[zero, n, one])?
+        }
+    };
+    let mut column = vec![1; rank];
+    column[0] = -1;
+    let column = s.reshape(positions, &column)?;
+    // [B, .., 1], by broadcasting against a column of zeros.
+    let last = s.slice(ids, rank - 1, Extent::Fixed(0), Extent::Fixed(1))?;
+    let zeros = s.sub(last, last)?;
+    let column = s.add(zeros, column)?;
+    s.concat(&[column, ids], rank - 1)
 }
 
 pub fn gather_elements(s: &mut Step<'_>) -> Done {

@@ -22,6 +22,7 @@ pub(super) type Rule = fn(&mut Step<'_>) -> Result<(), GraphError>;
 pub(super) fn find(op: &str) -> Option<Rule> {
     Some(match op {
         "Add" | "Sum" => arithmetic::sum,
+        "Mean" => arithmetic::mean,
         "Sub" => arithmetic::sub,
         "Mul" => arithmetic::mul,
         "Div" => arithmetic::div,
@@ -37,7 +38,7 @@ pub(super) fn find(op: &str) -> Option<Rule> {
         "Min" | "Max" => arithmetic::extremum,
         "Clip" => arithmetic::clip,
         "Where" => arithmetic::select,
-        "Cast" => arithmetic::cast,
+        "Cast" | "CastLike" => arithmetic::cast,
         "Identity" | "Dropout" => arithmetic::identity,
         // Constant almost everywhere.
         "Ceil" | "Floor" | "Round" | "Sign" => |_| Ok(()),
@@ -62,6 +63,7 @@ pub(super) fn find(op: &str) -> Option<Rule> {
         "FrozenGather" => frozen::gather,
 
         "LayerNormalization" => norm::layer,
+        "RMSNormalization" => norm::root_mean_square,
         "InstanceNormalization" => norm::instance,
         "BatchNormalization" => norm::batch,
 
@@ -81,6 +83,7 @@ pub(super) fn find(op: &str) -> Option<Rule> {
         "ReduceSum" => reduce::sum,
         "ReduceMean" => reduce::mean,
         "ReduceMax" | "ReduceMin" => reduce::extremum,
+        "ReduceL1" => reduce::l1,
         "ReduceL2" => reduce::l2,
         "ReduceSumSquare" => reduce::sum_square,
         "ReduceLogSumExp" => reduce::log_sum_exp,

@@ -52,6 +52,32 @@ pub fn layer(s: &mut Step<'_>) -> Done {
     Ok(())
 }
 
+/// `x inv scale` with `inv = 1 / sqrt(mean(x^2) + epsilon)`, recomputed.
+pub fn root_mean_square(s: &mut Step<'_>) -> Done {
+    let (x, dy) = (s.x(0)?, s.dy()?);
+    let rank = s.graph.rank(x);
+    let first = s.axis(s.node.attrs.int("axis").unwrap_or(-1), rank)?;
+    let axes: Vec<i64> = (first as i64..rank as i64).collect();
+    let square = s.mul(x, x)?;
+    let power = s.reduce_mean(square, &axes)?;
+    let inv = inverse_deviation(s, power)?;
+    let xhat = s.mul(x, inv)?;
+    if s.wants(1) {
+        let dscale = s.mul(dy, xhat)?;
+        s.give_summed(1, dscale)?;
+    }
+    if s.wants(0) {
+        let g = s.mul(dy, s.x(1)?)?;
+        let product = s.mul(g, xhat)?;
+        let correlation = s.reduce_mean(product, &axes)?;
+        let along = s.mul(xhat, correlation)?;
+        let rest = s.sub(g, along)?;
+        let dx = s.mul(rest, inv)?;
+        s.give(0, dx);
+    }
+    Ok(())
+}
+
 /// Statistics over the spatial dimensions of each channel, recomputed.
 pub fn instance(s: &mut Step<'_>) -> Done {
     let (x, dy) = (s.x(0)?, s.dy()?);

@@ -1,9 +1,9 @@
 //! Reductions: the gradient is spread over what was reduced.
 
 use crate::autodiff::step::{Extent, Step};
-use crate::graph::{Attrs, GraphError, ValueId};
+use crate::graph::{GraphError, ValueId};
 
-use super::arithmetic::onnx_type;
+use super::arithmetic::cast_like;
 
 type Done = Result<(), GraphError>;
 
@@ -65,10 +65,7 @@ fn share(s: &mut Step<'_>, v: ValueId, axes: &[usize]) -> Result<ValueId, GraphE
     }
     let v = s.scale(v, 1.0 / fixed as f32)?;
     let Some(n) = varying else { return Ok(v) };
-    let to = onnx_type(s.graph.value(v).dtype)
-        .ok_or_else(|| s.node.unsupported("a gradient of integers"))?;
-    let n = s.op_with("Cast", &[n], Attrs::none().with("to", to))?;
-    let n = s.reshape(n, &[])?;
+    let n = cast_like(s, n, v)?;
     s.div(v, n)
 }
 
@@ -77,10 +74,8 @@ pub fn extremum(s: &mut Step<'_>) -> Done {
     let axes = axes(s)?;
     let (x, y, dy) = (s.x(0)?, s.y()?, s.dy()?);
     let (y, dy) = (keep(s, y, &axes)?, keep(s, dy, &axes)?);
-    let to = onnx_type(s.graph.value(x).dtype)
-        .ok_or_else(|| s.node.unsupported("a gradient of integers"))?;
     let chosen = s.op("Equal", &[x, y])?;
-    let chosen = s.op_with("Cast", &[chosen], Attrs::none().with("to", to))?;
+    let chosen = cast_like(s, chosen, x)?;
     let axes: Vec<i64> = axes.iter().map(|&a| a as i64).collect();
     let count = s.reduce_sum(chosen, &axes, true)?;
     let share = s.div(dy, count)?;
@@ -98,6 +93,16 @@ pub fn l2(s: &mut Step<'_>) -> Done {
     let norm = s.op("Max", &[y, tiny])?;
     let share = s.div(dy, norm)?;
     let dx = s.mul(x, share)?;
+    s.give(0, dx);
+    Ok(())
+}
+
+pub fn l1(s: &mut Step<'_>) -> Done {
+    let axes = axes(s)?;
+    let (x, dy) = (s.x(0)?, s.dy()?);
+    let dy = keep(s, dy, &axes)?;
+    let sign = s.op("Sign", &[x])?;
+    let dx = s.mul(sign, dy)?;
     s.give(0, dx);
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::autodiff::step::{Extent, Step};
 use crate::graph::{GraphError, ValueId};
+use crate::tensor::Tensor;
 
 type Done = Result<(), GraphError>;
 
@@ -41,7 +42,7 @@ pub fn split(s: &mut Step<'_>) -> Done {
 }
 
 pub fn slice(s: &mut Step<'_>) -> Done {
-    let (x, y, mut g) = (s.x(0)?, s.y()?, s.dy()?);
+    let (x, mut g) = (s.x(0)?, s.dy()?);
     let rank = s.graph.rank(x);
     let starts = s.graph.shape(s.x(1)?).first().and_then(|d| d.constant()).unwrap_or(1);
     let axes: Vec<i64> = match s.optional(3) {
@@ -52,75 +53,103 @@ pub fn slice(s: &mut Step<'_>) -> Done {
         None => vec![1; axes.len()],
         Some(_) => s.ints(4).ok_or_else(|| s.node.unsupported("steps that are not constant"))?,
     };
-    if steps.iter().any(|&n| n != 1) {
-        return Err(s.node.unsupported("a step other than 1"));
-    }
-    for (k, &axis) in axes.iter().enumerate() {
+    for (k, (&axis, &step)) in axes.iter().zip(&steps).enumerate() {
         let axis = s.axis(axis, rank)?;
-        if s.graph.shape(x)[axis] == s.graph.shape(y)[axis] {
-            continue;
+        let step = usize::try_from(step).ok().filter(|&n| n > 0);
+        let step = step.ok_or_else(|| s.node.unsupported("a negative step"))?;
+        if step > 1 {
+            g = spread(s, g, axis, step)?;
         }
-        let (before, after) = surroundings(s, k, axis)?;
-        g = s.pad(g, axis, before, after)?;
+        if s.graph.shape(x)[axis] != s.graph.shape(g)[axis] {
+            let (before, after) = surroundings(s, g, k, axis)?;
+            g = s.pad(g, axis, before, after)?;
+        }
     }
     s.give(0, g);
     Ok(())
 }
 
-/// How many elements of `axis` the slice leaves out before and after, where `k` numbers its start.
-fn surroundings(s: &mut Step<'_>, k: usize, axis: usize) -> Result<(Extent, Extent), GraphError> {
-    let (x, y, starts) = (s.x(0)?, s.y()?, s.x(1)?);
-    let (n, m) = (s.graph.shape(x)[axis], s.graph.shape(y)[axis]);
-    let start = s.ints(1).and_then(|v| v.get(k).copied());
-    let (whole, part) = (s.extent(x, axis)?, s.extent(y, axis)?);
-    let left_out = s.extent_sub(whole, part)?;
-    match start {
-        Some(start @ 0..) => {
-            let start = start as usize;
-            if n.0.iter().any(|&n| n < start) {
-                return Err(s.node.unsupported("a start past the end at some sizes"));
-            }
-            let before = Extent::Fixed(start);
-            let rest: Vec<usize> =
-                n.0.iter().zip(m.0).map(|(&n, m)| n.saturating_sub(start + m)).collect();
-            let after = if rest.iter().all(|r| r == &rest[0]) {
-                Extent::Fixed(rest[0])
-            } else {
-                s.extent_sub(left_out, before)?
-            };
-            Ok((before, after))
-        }
-        Some(start) => {
-            // From the end: what comes after is fixed, if the slice has a fixed size.
-            let from_end = start.unsigned_abs() as usize;
-            if n.0.iter().any(|&n| n < from_end) {
-                return Err(s.node.unsupported("a start before the beginning at some sizes"));
-            }
-            let before = s.extent_sub(whole, Extent::Fixed(from_end))?;
-            let after = s.extent_sub(left_out, before)?;
-            let rest: Vec<usize> = m.0.iter().map(|&m| from_end.saturating_sub(m)).collect();
-            let fixed = rest.iter().all(|r| r == &rest[0]);
-            Ok((before, if fixed { Extent::Fixed(rest[0]) } else { after }))
-        }
-        None => {
-            let known = s.graph.value(starts).known.as_ref();
-            let inside = known.is_some_and(|probes| {
-                probes
-                    .iter()
-                    .all(|p| p.to_i64().and_then(|v| v.get(k).copied()).is_some_and(|v| v >= 0))
-            });
-            if !inside {
-                return Err(s.node.unsupported("a start that is not known"));
-            }
-            let before = if s.graph.shape(starts) == [1.into()] {
-                Extent::Value(starts)
-            } else {
-                Extent::Value(s.slice(starts, 0, Extent::Fixed(k), Extent::Fixed(k + 1))?)
-            };
-            let after = s.extent_sub(left_out, before)?;
-            Ok((before, after))
-        }
+/// `step - 1` zeros between the elements of `g` along `axis`.
+fn spread(s: &mut Step<'_>, g: ValueId, axis: usize, step: usize) -> Result<ValueId, GraphError> {
+    let Extent::Fixed(m @ 1..) = s.extent(g, axis)? else {
+        return Err(s.node.unsupported("a step over a size that varies"));
+    };
+    let rank = s.graph.rank(g);
+    let mut merged: Vec<i64> = vec![0; rank];
+    merged[axis] = (m * step) as i64;
+    // Behind the merged axis nothing stays in its place, so 0 does not copy.
+    for (d, size) in merged.iter_mut().enumerate().skip(axis + 1) {
+        let Extent::Fixed(n @ 1..) = s.extent(g, d)? else {
+            return Err(s.node.unsupported("a step before a size that varies"));
+        };
+        *size = n as i64;
     }
+    let inner = s.graph.ints(&[axis as i64 + 1]);
+    let g = s.op("Unsqueeze", &[g, inner])?;
+    let g = s.pad(g, axis + 1, Extent::Fixed(0), Extent::Fixed(step - 1))?;
+    let g = s.reshape(g, &merged)?;
+    s.slice(g, axis, Extent::Fixed(0), Extent::Fixed((m - 1) * step + 1))
+}
+
+/// How many elements of `axis` the slice `part` leaves out before and after it, where `k` numbers
+/// its start.
+fn surroundings(
+    s: &mut Step<'_>,
+    part: ValueId,
+    k: usize,
+    axis: usize,
+) -> Result<(Extent, Extent), GraphError> {
+    let (x, starts) = (s.x(0)?, s.x(1)?);
+    let (n, m) = (s.graph.shape(x)[axis], s.graph.shape(part)[axis]);
+    let (whole, part) = (s.extent(x, axis)?, s.extent(part, axis)?);
+    let before = match s.ints(1).and_then(|v| v.get(k).copied()) {
+        Some(start) => {
+            let distance = start.unsigned_abs() as usize;
+            if n.0.iter().any(|&n| n < distance) {
+                return Err(s.node.unsupported("a start outside the input at some sizes"));
+            }
+            if start >= 0 {
+                Extent::Fixed(distance)
+            } else {
+                let before = s.extent_sub(whole, Extent::Fixed(distance))?;
+                // What comes after is fixed if the slice has a fixed size.
+                if let Extent::Fixed(m) = part {
+                    return Ok((before, s.extent_sub(Extent::Fixed(distance), Extent::Fixed(m))?));
+                }
+                before
+            }
+        }
+        None => start_value(s, starts, k)?,
+    };
+    // Also fixed where the sizes of both vary, such as all but the first element.
+    let after = match before {
+        Extent::Fixed(b) => {
+            let rest = [0, 1, 2].map(|p| n.0[p].checked_sub(b + m.0[p]));
+            rest[0].filter(|_| rest[1] == rest[0] && rest[2] == rest[0])
+        }
+        Extent::Value(_) => None,
+    };
+    if let Some(after) = after {
+        return Ok((before, Extent::Fixed(after)));
+    }
+    let left_out = s.extent_sub(whole, part)?;
+    Ok((before, s.extent_sub(left_out, before)?))
+}
+
+/// Element `k` of starts that depend on the input size, if it counts from the front.
+fn start_value(s: &mut Step<'_>, starts: ValueId, k: usize) -> Result<Extent, GraphError> {
+    let known = s.graph.value(starts).known.as_ref();
+    let from_front = known.is_some_and(|probes| {
+        let element = |p: &Tensor| p.to_i64().and_then(|v| v.get(k).copied());
+        probes.iter().all(|p| element(p).is_some_and(|v| v >= 0))
+    });
+    if !from_front {
+        return Err(s.node.unsupported("a start that is not known"));
+    }
+    if s.graph.shape(starts) == [1.into()] {
+        return Ok(Extent::Value(starts));
+    }
+    Ok(Extent::Value(s.slice(starts, 0, Extent::Fixed(k), Extent::Fixed(k + 1))?))
 }
 
 /// Constant padding: the middle of the gradient.
