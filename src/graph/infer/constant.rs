@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(dims(attrs().with("start", 1).with("end", -1)), [3]);
         assert_eq!(dims(attrs().with("start", 2).with("end", 1)), [0i64; 0]);
         assert_eq!(dims(attrs().with("start", i64::MIN).with("end", i64::MAX)), [2, 3, 4]);
-        assert_eq!(value("Size", attrs(), &[x.clone()]), Tensor::scalar(24i64));
+        assert_eq!(value("Size", attrs(), std::slice::from_ref(&x)), Tensor::scalar(24i64));
     }
 
     #[test]

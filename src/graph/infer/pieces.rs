@@ -300,11 +300,11 @@ mod tests {
         };
         assert_eq!(parts(attrs(), &[x.clone(), ints(&[1, 4])], 2), [vec![1], vec![2, 3, 4, 5]]);
         let two = attrs().with("num_outputs", 2);
-        assert_eq!(parts(two.clone(), &[x.clone()], 2), [vec![1, 2, 3], vec![4, 5]]);
-        assert!(run_n("Split", two, &[x.clone()], 3).is_err());
+        assert_eq!(parts(two.clone(), std::slice::from_ref(&x), 2), [vec![1, 2, 3], vec![4, 5]]);
+        assert!(run_n("Split", two, std::slice::from_ref(&x), 3).is_err());
         assert!(run_n("Split", attrs(), &[x.clone(), ints(&[1, 3])], 2).is_err());
         assert!(run_n("Split", attrs(), &[x.clone(), ints(&[-1, 6])], 2).is_err());
-        assert!(run_n("Split", attrs(), &[x.clone()], 0).is_err());
+        assert!(run_n("Split", attrs(), std::slice::from_ref(&x), 0).is_err());
         // Parts of 2 leave nothing for the fourth.
         assert!(run_n("Split", attrs(), &[x], 4).is_err());
     }

@@ -39,11 +39,20 @@ pub(super) fn numeric(call: &Call) -> Facts {
     if x.dtype == DType::Bool {
         return Err(call.invalid("a numeric input is needed, not bool"));
     }
-    let (int, float): (fn(i64) -> i64, fn(f64) -> f64) = match call.node.op.as_str() {
-        "Neg" => (i64::wrapping_neg, |v| -v),
-        "Abs" => (i64::wrapping_abs, f64::abs),
-        "Sign" => (i64::signum, |v| if v == 0.0 { 0.0 } else { v.signum() }),
-        _ => (|v| v.max(0), |v| if v < 0.0 { 0.0 } else { v }),
+    let op = call.node.op.as_str();
+    let int = |v: i64| match op {
+        "Neg" => v.wrapping_neg(),
+        "Abs" => v.wrapping_abs(),
+        "Sign" => v.signum(),
+        _ => v.max(0),
+    };
+    let float = |v: f64| match op {
+        "Neg" => -v,
+        "Abs" => v.abs(),
+        "Sign" if v == 0.0 => 0.0,
+        "Sign" => v.signum(),
+        _ if v < 0.0 => 0.0,
+        _ => v,
     };
     let y = match Numbers::of(x) {
         None => return Ok(vec![like(x, x.shape.clone())]),
