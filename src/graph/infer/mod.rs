@@ -117,7 +117,7 @@ fn check_size(call: &Call, what: &str, fact: &Concrete) -> Result<(), GraphError
 mod tests {
     use super::testing::{attrs, refused, run, unknown};
     use super::*;
-    use crate::graph::Attrs;
+    use crate::graph::{Attrs, Dim};
 
     #[test]
     fn an_unknown_operator_is_refused() {
@@ -152,5 +152,22 @@ mod tests {
         let mut x = Concrete::from(Tensor::vector(&[1f32, 2.0]));
         x.shape = vec![3];
         assert!(refused("Relu", Attrs::none(), &[x]));
+    }
+
+    /// Legacy exports compute every reshape from `Shape`: one size that is not computed refuses
+    /// the file.
+    #[test]
+    fn exports_are_inferred() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/exports");
+        for (name, tokens) in [
+            ("bert-legacy", Dim::SEQUENCE),
+            ("bert-dynamo", Dim::SEQUENCE),
+            ("roberta-legacy", Dim::SEQUENCE),
+            ("vit-legacy", Dim::fixed(17)),
+        ] {
+            let path = std::path::Path::new(folder).join(name).join("model.onnx");
+            let graph = crate::graph::onnx::read(&path).unwrap();
+            assert_eq!(graph.shape(graph.outputs[0]), [Dim::BATCH, tokens, 32.into()], "{name}");
+        }
     }
 }

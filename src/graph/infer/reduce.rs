@@ -17,7 +17,12 @@ pub(super) fn reduce(call: &Call) -> Facts {
     let rank = x.shape.len();
     let axes = call.axes_input(1)?.unwrap_or_default();
     if axes.is_empty() && call.flag("noop_with_empty_axes", false)? {
-        return Ok(vec![x.clone()]);
+        // What these do beside reducing still happens to each element.
+        let changes = matches!(
+            op,
+            "ReduceL1" | "ReduceL2" | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp"
+        );
+        return Ok(vec![if changes { like(x, x.shape.clone()) } else { x.clone() }]);
     }
     let gone = if axes.is_empty() { vec![true; rank] } else { call.axes(&axes, rank)? };
     let keep = call.flag("keepdims", true)?;
@@ -191,7 +196,10 @@ mod tests {
             [2, 1, 4]
         );
         let noop = attrs().with("noop_with_empty_axes", 1);
-        assert_eq!(shape("ReduceSum", noop, &[x.clone(), ints(&[])]), [2, 3, 4]);
+        assert_eq!(shape("ReduceSum", noop.clone(), &[x.clone(), ints(&[])]), [2, 3, 4]);
+        assert_eq!(value("ReduceSum", noop.clone(), &[ints(&[-1, 2])]).to_i64().unwrap(), [-1, 2]);
+        let y = run("ReduceL1", noop, &[ints(&[-1, 2])]).unwrap().remove(0);
+        assert!(y.value.is_none());
         assert!(refused("ReduceSum", attrs(), &[x.clone(), ints(&[3])]));
         assert!(refused("ReduceSum", attrs(), &[x.clone(), ints(&[1, -2])]));
         assert!(refused("ReduceSum", attrs(), &[bools(&[true])]));
