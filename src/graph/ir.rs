@@ -308,8 +308,7 @@ impl Graph {
                 node.inputs.iter().map(|i| i.map(|i| self.concrete(i, p))).collect();
             probes.push(infer(node, &inputs, outputs)?);
         }
-        let mut out = Vec::with_capacity(outputs);
-        for o in 0..outputs {
+        let facts = (0..outputs).map(|o| {
             let at = |p: usize| &probes[p][o];
             let rank = at(0).shape.len();
             if (1..PROBES).any(|p| at(p).shape.len() != rank || at(p).dtype != at(0).dtype) {
@@ -322,9 +321,9 @@ impl Graph {
                 (Some(a), Some(b), Some(c)) => Some(Arc::new([a.clone(), b.clone(), c.clone()])),
                 _ => None,
             };
-            out.push((at(0).dtype, shape, known));
-        }
-        Ok(out)
+            Ok((at(0).dtype, shape, known))
+        });
+        facts.collect()
     }
 
     /// What is known of `v` at probe point `p`.
