@@ -1,0 +1,47 @@
+use super::{
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training, head,
+};
+use crate::attach::Attachment;
+use crate::backbone::Manifest;
+
+/// Prompt tuning (Lester et al. 2021, arXiv 2104.08691): P trained rows `prompt [P, d]` in front
+/// of the word embeddings; on a picture backbone behind the class row (VPT-shallow, arXiv
+/// 2203.12119).
+pub(super) struct PromptTuning;
+
+impl Method for PromptTuning {
+    fn name(&self) -> &'static str {
+        "prompt-tuning"
+    }
+
+    fn summary(&self) -> &'static str {
+        "trained rows in front of the embedded tokens (arXiv 2104.08691)"
+    }
+
+    fn settings(&self) -> &'static [Setting] {
+        &[Setting { name: "rows", default: "20", help: "number of rows P" }]
+    }
+
+    fn hyperparameters(&self) -> Hyperparameters {
+        Hyperparameters { learning_rate: 1e-2, weight_decay: 0.0, epochs: 30 }
+    }
+
+    fn plan(
+        &self,
+        backbone: &Manifest,
+        classes: usize,
+        settings: &Settings,
+    ) -> Result<Plan, MethodError> {
+        let room = backbone.max_length.saturating_sub(8).max(1);
+        let count = settings.count("rows", 1..=room)?;
+        let (mut tensors, head) = head(backbone, classes, settings)?;
+        tensors.push(TensorSpec::new("prompt", &[count, backbone.sites.width], Init::TokenRows));
+        let rows = Attachment::TokenRows { rows: "prompt".into(), count };
+        Ok(Plan {
+            tensors,
+            attachments: vec![rows, head],
+            training: Training::Direct,
+            position_rows: if backbone.sites.positions.is_some() { count } else { 0 },
+        })
+    }
+}
