@@ -175,6 +175,22 @@ mod tests {
     }
 
     #[test]
+    fn added_outputs_fit_their_operators() {
+        let mut g = Graph::new();
+        let x = g.add_input("x", DType::F32, &[Dim::BATCH, 3.into(), 6.into(), 6.into()]).unwrap();
+        let scale = g.add_constant("scale", Tensor::zeros(DType::F32, &[6]));
+        let y = g.op("LayerNormalization", &[x, scale], Attrs::none()).unwrap();
+        let kernel = Attrs::none().with("kernel_shape", [2i64, 2].as_slice());
+        let y = g.op("MaxPool", &[y], kernel).unwrap();
+        let loss = total(&mut g, y);
+        gradients(&mut g, loss, &[x]).unwrap();
+        let shapes = |g: &Graph| g.values().map(|(_, v)| v.shape.clone()).collect::<Vec<_>>();
+        let before = shapes(&g);
+        g.infer_all().unwrap();
+        assert_eq!(shapes(&g), before);
+    }
+
+    #[test]
     fn an_operator_without_a_rule_is_named() {
         let mut g = Graph::new();
         let x = matrix(&mut g, "x");
