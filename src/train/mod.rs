@@ -1,13 +1,16 @@
-//! TODO(train)
+//! Training a delta: optimizers, learning-rate schedules, the order of rows, and checkpoints.
+//!
+//! Everything that decides a run is in its plan and its seeds, so a run that was cut off at any
+//! step goes on from its [`Checkpoint`] exactly as if it had not been.
 
-/// TODO
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {}
+mod checkpoint;
+mod error;
+mod optimizer;
+mod sampler;
+mod schedule;
 
-impl TrainError {
-    /// A stable short code.
-    pub fn code(&self) -> &'static str {
-        match *self {}
-    }
-}
+pub use checkpoint::{Best, Checkpoint};
+pub use error::TrainError;
+pub use optimizer::{Moments, Optimizer, OptimizerState, ParamSpec, Rule, clip_global_norm};
+pub use sampler::Sampler;
+pub use schedule::{Schedule, Shape};

@@ -1,0 +1,111 @@
+//! Why a calibration could not start or go on.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Calibration could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A hyper-parameter is out of range.
+    #[error("{name} is {value}: {want}")]
+    Setting {
+        /// The hyper-parameter.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What is accepted.
+        want: &'static str,
+    },
+    /// There are no rows to train on, or batches of none.
+    #[error("nothing to train on: {rows} rows in batches of {batch_size}")]
+    NoBatches {
+        /// Rows.
+        rows: usize,
+        /// Rows of a batch.
+        batch_size: usize,
+    },
+    /// A position that the sampler cannot be at.
+    #[error(
+        "an epoch has {rows} rows in batches of {batch_size}; a run cannot go on at row {position}"
+    )]
+    Position {
+        /// Rows of an epoch.
+        rows: usize,
+        /// Rows of a batch.
+        batch_size: usize,
+        /// The position asked for.
+        position: usize,
+    },
+    /// Parameters, gradients and optimizer do not have the same tensors.
+    #[error("the optimizer was made for {want} tensors and was given {have}")]
+    TensorCount {
+        /// Tensors given.
+        have: usize,
+        /// Tensors of the optimizer.
+        want: usize,
+    },
+    /// A tensor has another size than the optimizer was made for.
+    #[error("{what} of tensor {tensor:?}: {have} elements, the optimizer expects {want}")]
+    TensorSize {
+        /// `parameter`, `gradient` or `moment`.
+        what: &'static str,
+        /// Name of the tensor.
+        tensor: String,
+        /// Elements given.
+        have: usize,
+        /// Elements expected.
+        want: usize,
+    },
+    /// A restored optimizer state lacks a tensor or has one too many.
+    #[error("the optimizer state {problem} tensor {tensor:?}")]
+    StateTensor {
+        /// Name of the tensor.
+        tensor: String,
+        /// `lacks` or `has an unknown`.
+        problem: &'static str,
+    },
+    /// A checkpoint could not be read or written.
+    #[error("cannot {action} checkpoint {path}: {source}", path = .path.display())]
+    CheckpointIo {
+        /// `read`, `write` or `remove`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is not a checkpoint of this version, or it is damaged.
+    #[error("{path} is not a usable checkpoint: {reason}; remove it to start over", path = .path.display())]
+    BadCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The checkpoint belongs to a run with other settings or other data.
+    #[error("checkpoint {path} belongs to another run: {differences}; repeat that run's settings, or remove the file to start over", path = .path.display(), differences = .differences.join(", "))]
+    OtherRun {
+        /// The file.
+        path: PathBuf,
+        /// One `setting: OLD there, NEW now` per difference.
+        differences: Vec<String>,
+    },
+}
+
+impl TrainError {
+    /// A stable short code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            TrainError::Setting { .. } => "train.setting",
+            TrainError::NoBatches { .. } => "train.no-batches",
+            TrainError::Position { .. } => "train.position",
+            TrainError::TensorCount { .. } => "train.tensor-count",
+            TrainError::TensorSize { .. } => "train.tensor-size",
+            TrainError::StateTensor { .. } => "train.state-tensor",
+            TrainError::CheckpointIo { .. } => "train.checkpoint-io",
+            TrainError::BadCheckpoint { .. } => "train.bad-checkpoint",
+            TrainError::OtherRun { .. } => "train.other-run",
+        }
+    }
+}
