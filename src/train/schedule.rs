@@ -31,8 +31,11 @@ impl Schedule {
         let share = if step < self.warmup {
             step as f64 / self.warmup as f64
         } else {
-            let done = (step - self.warmup) as f64;
-            let progress = (done / total.saturating_sub(self.warmup).max(1) as f64).min(1.0);
+            let progress = if step >= total {
+                1.0
+            } else {
+                (step - self.warmup) as f64 / (total - self.warmup) as f64
+            };
             match self.shape {
                 Shape::Constant => 1.0,
                 Shape::Linear => 1.0 - progress,
