@@ -1,1 +1,88 @@
 //! The default engine: pure Rust, over tract.
+//!
+//! [`TractEngine`] hands a graph to tract node by node. Frozen weights never become tensors of
+//! tract: two operators of ours hold them where they are mapped and read them while running, so a
+//! program costs memory for its small constants only, and any number of programs share one
+//! backbone.
+
+mod convert;
+mod frozen_gather;
+mod frozen_linear;
+mod lower;
+mod panels;
+mod program;
+mod stored;
+
+use std::sync::Arc;
+
+use tract_linalg::multithread::Executor;
+use tract_onnx::prelude::{IntoArcTensor, RunOptions, TractResult};
+
+use super::{Bound, Engine, EngineError, Program};
+use crate::graph::{Dim, Graph};
+use crate::tensor::Tensor;
+use program::{TractBound, TractProgram};
+
+const NAME: &str = "tract";
+
+/// Compiles graphs with tract.
+///
+/// Cloning shares the threads.
+#[derive(Clone, Debug)]
+pub struct TractEngine {
+    executor: Executor,
+}
+
+impl TractEngine {
+    /// Runs every program on the thread that asks for it.
+    pub fn new() -> TractEngine {
+        TractEngine { executor: Executor::SingleThread }
+    }
+
+    /// Spreads large products over `threads` threads, which all programs of this engine share.
+    /// More than the machine has are not started.
+    pub fn with_threads(threads: usize) -> TractEngine {
+        let most = std::thread::available_parallelism().map_or(1, |n| n.get());
+        match threads.min(most) {
+            0 | 1 => TractEngine::new(),
+            n => TractEngine { executor: Executor::multithread_with_name(n, "edge-tune") },
+        }
+    }
+
+    fn plan(&self, graph: &Graph, pins: &[(Dim, usize)]) -> TractResult<TractProgram> {
+        let inputs = lower::inputs(graph, pins);
+        let model = lower::lower(graph, &inputs)?.into_optimized()?;
+        let options = RunOptions { executor: Some(self.executor.clone()), ..Default::default() };
+        Ok(TractProgram::new(inputs, model.into_runnable_with_options(&options)?))
+    }
+}
+
+impl Default for TractEngine {
+    fn default() -> TractEngine {
+        TractEngine::new()
+    }
+}
+
+impl Engine for TractEngine {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        pins: &[(Dim, usize)],
+    ) -> Result<Arc<dyn Program>, EngineError> {
+        match self.plan(graph, pins) {
+            Ok(program) => Ok(Arc::new(program)),
+            Err(e) => Err(EngineError::Compile { engine: NAME, reason: format!("{e:#}") }),
+        }
+    }
+
+    fn bind(&self, tensor: &Tensor) -> Result<Arc<dyn Bound>, EngineError> {
+        match convert::to_tract(tensor) {
+            Ok(t) => Ok(Arc::new(TractBound(t.into_arc_tensor()))),
+            Err(e) => Err(EngineError::Input { name: "(bound)".into(), reason: format!("{e:#}") }),
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 pub use external::{ExternalData, ExternalError};
 pub use read::{parse, read};
 pub(super) use tensors::dtype;
+pub(crate) use write::attribute;
 pub use write::{FileModel, write};
 
 use super::GraphError;

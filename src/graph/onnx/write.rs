@@ -129,7 +129,8 @@ fn info(value: &Value, names: &HashMap<Dim, String>) -> ValueInfoProto {
     ValueInfoProto { name: value.name.clone(), r#type: Some(r#type), ..ValueInfoProto::default() }
 }
 
-fn attribute(name: &str, value: &Attr) -> AttributeProto {
+/// An attribute as ONNX stores it.
+pub(crate) fn attribute(name: &str, value: &Attr) -> AttributeProto {
     let mut a = AttributeProto { name: name.to_owned(), ..AttributeProto::default() };
     let kind = match value {
         Attr::Int(v) => {

@@ -1,0 +1,265 @@
+//! From a [`Graph`] to a tract model.
+//!
+//! Standard operators go through the builders of tract's ONNX importer, one node at a time. Ours
+//! become the operators of this room, which hold the frozen weights themselves.
+
+use std::collections::{HashMap, HashSet};
+
+use tract_onnx::model::{Onnx, ParsingContext};
+use tract_onnx::pb::{ModelProto, NodeProto};
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::tract_core::ops::cast::cast;
+
+use super::convert;
+use super::frozen_gather::FrozenGather;
+use super::frozen_linear::FrozenLinear;
+use super::panels::Direction;
+use super::stored::Stored;
+use crate::graph::{Dim, Graph, Node, ValueId, onnx};
+use crate::tensor::{DType, Tensor as Ours};
+
+/// The size that an input dimension must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    Fixed(usize),
+    /// Free, but the same wherever this number stands.
+    Free(usize),
+}
+
+/// What an input must be.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) name: String,
+    pub(super) dtype: DType,
+    pub(super) dims: Vec<Size>,
+}
+
+/// Describes the inputs: which sizes are fixed, and which free ones go together.
+pub(super) fn inputs(graph: &Graph, pins: &[(Dim, usize)]) -> Vec<Input> {
+    let mut free: Vec<Dim> = Vec::new();
+    let mut size = |dim: &Dim| match pins.iter().find(|(pinned, _)| pinned == dim) {
+        Some(&(_, n)) => Size::Fixed(n),
+        None => match dim.constant() {
+            Some(n) => Size::Fixed(n),
+            None => Size::Free(free.iter().position(|d| d == dim).unwrap_or_else(|| {
+                free.push(*dim);
+                free.len() - 1
+            })),
+        },
+    };
+    graph
+        .inputs
+        .iter()
+        .map(|&v| {
+            let value = graph.value(v);
+            let dims = value.shape.iter().map(&mut size).collect();
+            Input { name: value.name.clone(), dtype: value.dtype, dims }
+        })
+        .collect()
+}
+
+/// The model of `graph`, fed with `inputs`.
+pub(super) fn lower(graph: &Graph, inputs: &[Input]) -> TractResult<TypedModel> {
+    let mut lowering = Lowering::new(graph);
+    for (&v, input) in graph.inputs.iter().zip(inputs) {
+        lowering.source(v, input)?;
+    }
+    for (n, node) in graph.nodes.iter().enumerate() {
+        lowering.node(n, node).with_context(|| format!("node `{}` ({})", node.name, node.op))?;
+    }
+    let outputs =
+        graph.outputs.iter().map(|&v| lowering.outlet(v)).collect::<TractResult<Vec<_>>>()?;
+    let mut model = lowering.model;
+    model.select_output_outlets(&outputs)?;
+    let mut model = model.into_typed()?;
+    // tract computes shapes symbolically, in a type of its own; callers want numbers.
+    let mut outputs = model.output_outlets()?.to_vec();
+    for (i, outlet) in outputs.iter_mut().enumerate() {
+        if model.outlet_fact(*outlet)?.datum_type == TDim::datum_type() {
+            let cast = cast(i64::datum_type());
+            *outlet = model.wire_node(format!("output:{i}"), cast, &[*outlet])?[0];
+        }
+    }
+    model.select_output_outlets(&outputs)?;
+    Ok(model)
+}
+
+struct Lowering<'a> {
+    graph: &'a Graph,
+    onnx: Onnx,
+    model: InferenceModel,
+    outlets: HashMap<ValueId, OutletId>,
+    biases: Biases,
+}
+
+impl<'a> Lowering<'a> {
+    fn new(graph: &'a Graph) -> Lowering<'a> {
+        Lowering {
+            graph,
+            onnx: tract_onnx::onnx(),
+            model: InferenceModel::default(),
+            outlets: HashMap::new(),
+            biases: Biases::find(graph),
+        }
+    }
+
+    /// A name for tract: unique, whatever tract appends to other names.
+    fn name(&self, v: ValueId) -> String {
+        format!("{}:{}", v.0, self.graph.value(v).name)
+    }
+
+    fn source(&mut self, v: ValueId, input: &Input) -> TractResult<()> {
+        let shape: TVec<TDim> = input
+            .dims
+            .iter()
+            .map(|size| match size {
+                Size::Fixed(n) => n.to_dim(),
+                Size::Free(i) => self.model.sym(&format!("d{i}")).to_dim(),
+            })
+            .collect();
+        let fact = InferenceFact::dt_shape(convert::datum_type(input.dtype), shape);
+        let outlet = self.model.add_source(self.name(v), fact)?;
+        self.outlets.insert(v, outlet);
+        Ok(())
+    }
+
+    /// Where tract has `v`; constants are added at their first use.
+    fn outlet(&mut self, v: ValueId) -> TractResult<OutletId> {
+        if let Some(&outlet) = self.outlets.get(&v) {
+            return Ok(outlet);
+        }
+        let constant = self.constant(v)?;
+        let outlet = self.model.add_const(self.name(v), convert::to_tract(constant)?)?;
+        self.outlets.insert(v, outlet);
+        Ok(outlet)
+    }
+
+    fn constant(&self, v: ValueId) -> TractResult<&'a Ours> {
+        let graph = self.graph;
+        let name = &graph.value(v).name;
+        graph.constant(v).with_context(|| format!("value `{name}` is read before it is made"))
+    }
+
+    fn node(&mut self, n: usize, node: &Node) -> TractResult<()> {
+        if self.biases.added.contains(&n) {
+            return Ok(());
+        }
+        let (op, inputs) = match node.op.as_str() {
+            "FrozenLinear" => (expand(self.linear(n, node)?), vec![node.input(0)?]),
+            "FrozenGather" => (expand(self.gather(node)?), vec![node.input(2)?]),
+            _ => (self.standard(node)?, node.inputs.iter().flatten().copied().collect()),
+        };
+        let inputs = inputs.into_iter().map(|v| self.outlet(v)).collect::<TractResult<Vec<_>>>()?;
+        let mut outputs: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
+        if let Some(bias) = self.biases.of.get(&n) {
+            outputs = vec![bias.output];
+        }
+        let name = self.name(*outputs.first().context("it has no output")?);
+        let facts = outputs.iter().map(|_| InferenceFact::default()).collect();
+        let id = self.model.add_node(name, op, facts)?;
+        for (slot, &outlet) in inputs.iter().enumerate() {
+            self.model.add_edge(outlet, InletId::new(id, slot))?;
+        }
+        let outlets = outputs.into_iter().enumerate().map(|(i, v)| (v, OutletId::new(id, i)));
+        self.outlets.extend(outlets);
+        Ok(())
+    }
+
+    /// An operator of tract's own.
+    fn standard(&self, node: &Node) -> TractResult<Box<dyn InferenceOp>> {
+        let name =
+            |v: &Option<ValueId>| v.map(|v| self.graph.value(v).name.clone()).unwrap_or_default();
+        let mut proto = NodeProto {
+            name: node.name.clone(),
+            op_type: node.op.clone(),
+            input: node.inputs.iter().map(name).collect(),
+            output: node.outputs.iter().map(name).collect(),
+            attribute: node.attrs.0.iter().map(|(k, v)| onnx::attribute(k, v)).collect(),
+            ..NodeProto::default()
+        };
+        // ONNX's default is 0.0 in f32; tract's importer would take f64.
+        if node.op == "ConstantOfShape" && node.attrs.tensor("value").is_none() {
+            proto.attribute.push(onnx::attribute("value", &Ours::vector(&[0f32]).into()));
+        }
+        let build = self.onnx.op_register.0.get(&node.op).context("tract lacks the operator")?;
+        let ctx = ParsingContext {
+            onnx_operator_set_version: onnx::OPSET,
+            framework: &self.onnx,
+            model: &ModelProto::default(),
+            parent_graphs: vec![],
+            model_dir: None,
+            template: InferenceModel::default(),
+        };
+        let (op, captured) = build(&ctx, &proto)?;
+        ensure!(captured.is_empty(), "subgraphs are not supported");
+        Ok(op)
+    }
+
+    fn linear(&self, n: usize, node: &Node) -> TractResult<FrozenLinear> {
+        let backward = node.attrs.int("backward").unwrap_or(0) != 0;
+        let bias = self.biases.of.get(&n).map(|b| self.constant(b.value)).transpose()?;
+        FrozenLinear {
+            weight: Stored(self.constant(node.input(1)?)?.clone()),
+            scale: self.optional(node, 2)?,
+            bias: bias
+                .map(|b| convert::to_tract(&b.reshaped(&[b.len()])?))
+                .transpose()?
+                .map(|t| t.into_arc_tensor()),
+            direction: if backward { Direction::Backward } else { Direction::Forward },
+        }
+        .checked()
+    }
+
+    fn gather(&self, node: &Node) -> TractResult<FrozenGather> {
+        let table = Stored(self.constant(node.input(0)?)?.clone());
+        FrozenGather { table, scale: self.optional(node, 1)? }.checked()
+    }
+
+    fn optional(&self, node: &Node, i: usize) -> TractResult<Option<Stored>> {
+        let v = node.inputs.get(i).copied().flatten();
+        v.map(|v| Ok(Stored(self.constant(v)?.clone()))).transpose()
+    }
+}
+
+/// Constant biases that are added right after a frozen product, and so can become part of it.
+#[derive(Default)]
+struct Biases {
+    /// By the position of the product.
+    of: HashMap<usize, Bias>,
+    /// Positions of the additions that are no longer needed.
+    added: HashSet<usize>,
+}
+
+struct Bias {
+    value: ValueId,
+    output: ValueId,
+}
+
+impl Biases {
+    fn find(graph: &Graph) -> Biases {
+        let index = graph.index();
+        let mut biases = Biases::default();
+        for (n, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.op == "FrozenLinear") {
+            let Ok(y) = node.output() else { continue };
+            let &[(add, slot)] = index.consumers(y) else { continue };
+            let sum = &graph.nodes[add];
+            if sum.op != "Add" || graph.outputs.contains(&y) {
+                continue;
+            }
+            let (Ok(value), Ok(output)) = (sum.input(1 - slot.min(1)), sum.output()) else {
+                continue;
+            };
+            let vector = graph.constant(value).is_some_and(|b| {
+                b.dtype() == DType::F32
+                    && b.shape().last() == Some(&b.len())
+                    && graph.width(y) == Some(b.len())
+                    && b.shape().len() <= graph.rank(y)
+            });
+            if vector {
+                biases.of.insert(n, Bias { value, output });
+                biases.added.insert(add);
+            }
+        }
+        biases
+    }
+}
