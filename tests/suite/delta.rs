@@ -95,6 +95,24 @@ fn sample_with_created(like: &[u8]) -> Vec<u8> {
     Delta::new(metadata, tensors).unwrap().to_bytes().unwrap()
 }
 
+/// The example of docs/formats.md, byte for byte: were it to change, old digests would too.
+#[test]
+fn the_documented_file_is_stable() {
+    let mut metadata = Metadata::new("linear", &backbone(), &["no", "yes"]);
+    metadata.task = "weather".into();
+    metadata.created = "2025-01-01T00:00:00Z".into();
+    let weight = Tensor::new(&[2, 3], &[0.5f32, 1.0, -1.0, 0.0, 2.0, 0.25]).unwrap().to_f16();
+    let bias = Tensor::zeros(DType::F16, &[2]);
+    let tensors = [("head.weight".to_string(), weight), ("head.bias".to_string(), bias)];
+    let bytes = Delta::new(metadata, tensors).unwrap().to_bytes().unwrap();
+    assert_eq!(bytes.len(), 400);
+    assert_eq!(bytes[..8], [0x78, 1, 0, 0, 0, 0, 0, 0]);
+    let weight = [0x00, 0x38, 0x00, 0x3c, 0x00, 0xbc, 0x00, 0x00, 0x00, 0x40, 0x00, 0x34];
+    assert_eq!(bytes[0x184..], weight);
+    let want = "da839b6afe3ee15e40d6c43fb9631b2491e056de9cdf9cb2d99b1d7c6f0fc81e";
+    assert_eq!(digest(&bytes), want);
+}
+
 /// The reference implementation reads what is written here, with the same values.
 #[test]
 fn the_safetensors_crate_reads_our_files() {
