@@ -13,6 +13,7 @@ use tract_onnx::tract_hir::tract_core::ops::cast::cast;
 use super::convert;
 use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
+use super::integers::CastToI64;
 use super::panels::Direction;
 use super::stored::Stored;
 use crate::graph::{Dim, Graph, Node, ValueId, onnx};
@@ -147,6 +148,7 @@ impl<'a> Lowering<'a> {
         let (op, inputs) = match node.op.as_str() {
             "FrozenLinear" => (expand(self.linear(n, node)?), vec![node.input(0)?]),
             "FrozenGather" => (expand(self.gather(node)?), vec![node.input(2)?]),
+            "Cast" if self.is_data_to_i64(node)? => (expand(CastToI64), vec![node.input(0)?]),
             _ => (self.standard(node)?, node.inputs.iter().flatten().copied().collect()),
         };
         let inputs = inputs.into_iter().map(|v| self.outlet(v)).collect::<TractResult<Vec<_>>>()?;
@@ -163,6 +165,12 @@ impl<'a> Lowering<'a> {
         let outlets = outputs.into_iter().enumerate().map(|(i, v)| (v, OutletId::new(id, i)));
         self.outlets.extend(outlets);
         Ok(())
+    }
+
+    /// True for a cast to i64 of something that does not follow from shapes alone.
+    fn is_data_to_i64(&self, node: &Node) -> TractResult<bool> {
+        let (x, y) = (self.graph.value(node.input(0)?), self.graph.value(node.output()?));
+        Ok(y.dtype == DType::I64 && x.known.is_none() && x.constant.is_none())
     }
 
     /// An operator of tract's own.

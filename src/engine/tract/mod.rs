@@ -8,6 +8,7 @@
 mod convert;
 mod frozen_gather;
 mod frozen_linear;
+mod integers;
 mod lower;
 mod panels;
 mod program;
