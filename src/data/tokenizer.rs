@@ -1,7 +1,9 @@
 //! Text as token ids, by the `tokenizer.json` of a backbone.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use tokenizers::tokenizer::{PostProcessor, Tokenizer};
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -67,7 +69,10 @@ impl TextEncoder {
         max_length: usize,
     ) -> Result<TextEncoder, DataError> {
         let refused = |reason: String| DataError::Tokenizer { path: path.clone(), reason };
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|e| refused(e.to_string()))?;
+        // Broken syntax inside the decoder would make the tokenizers crate panic.
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|e| refused(e.to_string()))?;
+        let mut tokenizer = contained(|| Tokenizer::from_bytes(bytes).map_err(|e| e.to_string()))
+            .map_err(refused)?;
         let special = tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false));
         if max_length <= special {
             return Err(DataError::MaxLength { max_length, special });
@@ -129,12 +134,23 @@ impl TextEncoder {
     fn run(&self, text: &str, special: bool) -> Result<Encoded, DataError> {
         let limit = self.max_length.saturating_mul(BYTES_PER_TOKEN).max(MIN_TEXT_BYTES);
         let text = prefix(text, limit);
-        let encoding = self.tokenizer.encode_fast(text, special).map_err(|e| {
-            DataError::Encode { start: text.chars().take(40).collect(), reason: e.to_string() }
-        })?;
+        let encoding =
+            contained(|| self.tokenizer.encode_fast(text, special).map_err(|e| e.to_string()))
+                .map_err(|reason| DataError::Encode {
+                    start: text.chars().take(40).collect(),
+                    reason,
+                })?;
         let wide = |ids: &[u32]| ids.iter().map(|&i| i64::from(i)).collect();
         Ok(Encoded { ids: wide(encoding.get_ids()), type_ids: wide(encoding.get_type_ids()) })
     }
+}
+
+/// Runs `work` of the tokenizers crate, which panics on some files that parse but contradict
+/// themselves (a SentencePiece character map that points outside itself).
+fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    // Nothing half-done is left behind: a panic drops the result, and encoding only reads.
+    std::panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("the file contradicts itself".to_owned()))
 }
 
 /// The first `limit` bytes of `text`, less a character that would be cut.

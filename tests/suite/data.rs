@@ -335,12 +335,54 @@ fn a_bad_tokenizer_file_is_refused() {
         assert_eq!(error.code(), "data.tokenizer", "{text}");
         assert!(error.to_string().contains("bad.json"));
     }
+    let broken = [
+        TOKENIZER.replace("\"decoder\": null", "\"decoder\": WordPiece\""),
+        TOKENIZER.replace(
+            "{\"type\": \"BertNormalizer\", ",
+            "{\"type\": \"Precompiled\", \"precompiled_charsmap\": \"AAAA\", ",
+        ),
+    ];
+    for text in broken {
+        assert_ne!(text, TOKENIZER);
+        let path = write(dir.path(), "bad.json", &text);
+        assert_eq!(TextEncoder::from_file(path, 16).unwrap_err().code(), "data.tokenizer");
+    }
     let absent = TextEncoder::from_file(dir.path().join("no.json"), 16).unwrap_err();
     assert_eq!(absent.code(), "data.read");
     // A model whose unknown token is not in its vocabulary fails on the text, not before.
     let no_unk = TOKENIZER.replace("\"[UNK]\": 0", "\"[XXX]\": 0");
     let encoder = TextEncoder::from_file(write(dir.path(), "u.json", no_unk), 16).unwrap();
     assert_eq!(encoder.encode("the dark").unwrap_err().code(), "data.encode");
+}
+
+#[test]
+fn a_damaged_tokenizer_file_never_panics() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut state = 20u64;
+    let mut below = |n: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as usize % n
+    };
+    for _ in 0..1000 {
+        let mut bytes = TOKENIZER.as_bytes().to_vec();
+        for _ in 0..=below(3) {
+            let at = below(bytes.len());
+            match below(3) {
+                0 => bytes[at] = b"0123456789\"{}[],:-xn"[below(20)],
+                1 => drop(bytes.remove(at)),
+                _ => drop(bytes.drain(at..(at + below(40)).min(bytes.len()))),
+            }
+        }
+        if let Ok(encoder) = TextEncoder::from_file(write(dir.path(), "m.json", bytes), 8) {
+            for text in ["", "turned the light\u{4e2d} [MASK]?", "\u{e9} \u{0}x"] {
+                if let Ok(encoded) = encoder.encode(text) {
+                    assert!(encoded.ids.len() <= 8);
+                }
+            }
+        }
+    }
 }
 
 #[test]
