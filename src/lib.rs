@@ -8,8 +8,6 @@ pub mod data;
 pub mod delta;
 pub mod engine;
 mod error;
-// Written once for the rooms that save files.
-#[allow(dead_code)]
 mod fs;
 pub mod graph;
 pub mod methods;
