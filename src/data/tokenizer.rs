@@ -35,6 +35,20 @@ pub struct Encoded {
     pub type_ids: Vec<i64>,
 }
 
+impl Encoded {
+    /// Drops tokens in front of the closing special token until at most `limit` are left.
+    pub fn cut(&mut self, limit: usize) {
+        for row in [&mut self.ids, &mut self.type_ids] {
+            if let (true, Some(&last)) = (row.len() > limit.max(1), row.last()) {
+                row.truncate(limit.max(1));
+                if let Some(end) = row.last_mut() {
+                    *end = last;
+                }
+            }
+        }
+    }
+}
+
 /// Padded texts as graph inputs: three i64 tensors of `[B, S]`.
 #[derive(Clone, Debug)]
 pub struct TextBatch {

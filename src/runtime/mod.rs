@@ -1,13 +1,13 @@
-//! TODO(runtime)
+//! A loaded backbone with hot-swapped tasks.
 
-/// TODO
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuntimeError {}
+mod error;
+mod inputs;
+mod model;
+mod program;
+mod task;
 
-impl RuntimeError {
-    /// A stable short code.
-    pub fn code(&self) -> &'static str {
-        match *self {}
-    }
-}
+pub use error::RuntimeError;
+pub use inputs::{InputLimit, Inputs, encode_batch};
+pub use model::{Model, Prediction};
+pub use program::{Compiled, Slot, TensorForm, build};
+pub use task::{Task, expected_tensors, plan_of};

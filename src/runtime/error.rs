@@ -1,0 +1,72 @@
+/// A swap or a prediction was refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Nothing is active.
+    #[error("no delta is active; apply one first")]
+    NoActive,
+    /// Another swap came first.
+    #[error("generation {expected} was expected to be active, {active} is; look again and retry")]
+    Generation {
+        /// What the caller expected.
+        expected: u64,
+        /// What is active.
+        active: u64,
+    },
+    /// Loading the delta would exceed the budget.
+    #[error("the delta `{task}` takes {needs} bytes, {free} are left of the budget of {budget}; unload a task or raise the budget")]
+    Budget {
+        /// Its task.
+        task: String,
+        /// Bytes it takes.
+        needs: usize,
+        /// Bytes left.
+        free: usize,
+        /// All bytes.
+        budget: usize,
+    },
+    /// The backbone does not take this kind of input.
+    #[error("the backbone `{backbone}` takes {takes}, not {given}")]
+    Input {
+        /// The backbone.
+        backbone: String,
+        /// What it takes.
+        takes: &'static str,
+        /// What it was given.
+        given: &'static str,
+    },
+    /// The delta gave another answer on its own self-test than where it was made.
+    #[error("self-test of `{task}` failed on input {input}: scores differ by {difference:.4}, at most {tolerance:.4} is allowed; the delta or the backbone is damaged")]
+    SelfTest {
+        /// Its task.
+        task: String,
+        /// Number of the input.
+        input: usize,
+        /// Largest difference.
+        difference: f32,
+        /// What is allowed.
+        tolerance: f32,
+    },
+    /// The program gave scores of another shape than the labels.
+    #[error("the program gave {have} scores for {want} labels")]
+    Scores {
+        /// Scores.
+        have: usize,
+        /// Labels.
+        want: usize,
+    },
+}
+
+impl RuntimeError {
+    /// A stable short code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            RuntimeError::NoActive => "runtime.no-active",
+            RuntimeError::Generation { .. } => "runtime.generation",
+            RuntimeError::Budget { .. } => "runtime.budget",
+            RuntimeError::Input { .. } => "runtime.input",
+            RuntimeError::SelfTest { .. } => "runtime.self-test",
+            RuntimeError::Scores { .. } => "runtime.scores",
+        }
+    }
+}

@@ -1,0 +1,278 @@
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use serde::Serialize;
+
+use super::inputs::encode_batch;
+use super::program::{Compiled, signature};
+use super::{RuntimeError, Task, expected_tensors, plan_of};
+use crate::Error;
+use crate::backbone::{Backbone, TOKENIZER_FILE};
+use crate::data::{Encoded, TextEncoder, bucket};
+use crate::delta::Delta;
+use crate::engine::Engine;
+use crate::tensor::Tensor;
+
+/// A loaded backbone with any number of resident tasks, one of them active.
+///
+/// All methods take `&self`: threads share a model by reference or `Arc`, predicting while others
+/// swap. A prediction uses the one generation it started with.
+pub struct Model {
+    backbone: Arc<Backbone>,
+    engine: Arc<dyn Engine>,
+    encoder: Option<TextEncoder>,
+    programs: Mutex<HashMap<String, Arc<Compiled>>>,
+    active: ArcSwapOption<Active>,
+    /// The last generation given out; held while swapping.
+    generation: Mutex<u64>,
+    resident: Arc<AtomicUsize>,
+    budget: usize,
+}
+
+struct Active {
+    generation: u64,
+    task: Arc<Task>,
+}
+
+/// The answer to one input.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Prediction {
+    /// The most likely label.
+    pub label: String,
+    /// Probability of every label, in the order of the delta's labels; they add up to 1.
+    pub scores: Vec<f32>,
+    /// The task that answered.
+    pub task: String,
+    /// The generation that answered.
+    pub generation: u64,
+}
+
+impl Model {
+    /// Loads the backbone in `dir` for `engine`.
+    ///
+    /// # Errors
+    /// [`Error::Backbone`] or [`Error::Data`] naming the file that was refused.
+    pub fn open(dir: &Path, engine: Arc<dyn Engine>) -> Result<Model, Error> {
+        Model::new(Backbone::load(dir)?, engine)
+    }
+
+    /// A model over a loaded backbone.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the tokenizer was refused.
+    pub fn new(backbone: Arc<Backbone>, engine: Arc<dyn Engine>) -> Result<Model, Error> {
+        let manifest = backbone.manifest();
+        let encoder = match manifest.has(TOKENIZER_FILE) {
+            true => {
+                let path = backbone.dir().join(TOKENIZER_FILE);
+                Some(TextEncoder::from_file(path, manifest.max_length)?)
+            }
+            false => None,
+        };
+        Ok(Model {
+            backbone,
+            engine,
+            encoder,
+            programs: Mutex::default(),
+            active: ArcSwapOption::empty(),
+            generation: Mutex::new(0),
+            resident: Arc::default(),
+            budget: usize::MAX,
+        })
+    }
+
+    /// The same model with at most `bytes` of resident delta tensors.
+    pub fn with_budget(self, bytes: usize) -> Model {
+        Model { budget: bytes, ..self }
+    }
+
+    /// The backbone.
+    pub fn backbone(&self) -> &Arc<Backbone> {
+        &self.backbone
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// The tokenizer of a text backbone.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Input`] if the backbone has none.
+    pub fn encoder(&self) -> Result<&TextEncoder, Error> {
+        self.encoder.as_ref().ok_or_else(|| {
+            RuntimeError::Input {
+                backbone: self.backbone.manifest().name.clone(),
+                takes: "tensors (it has no tokenizer)",
+                given: "text",
+            }
+            .into()
+        })
+    }
+
+    /// Bytes of all resident deltas' tensors.
+    pub fn resident_bytes(&self) -> usize {
+        self.resident.load(Ordering::Relaxed)
+    }
+
+    /// Makes a delta resident: validates it, compiles or reuses its program, binds its tensors.
+    /// Nothing changes for predictions until [`Model::swap`].
+    ///
+    /// # Errors
+    /// [`Error::Delta`], [`Error::Method`] or [`RuntimeError::Budget`]; the model is as before.
+    pub fn load(&self, delta: &Delta) -> Result<Arc<Task>, Error> {
+        let metadata = delta.metadata();
+        let plan = plan_of(&self.backbone, metadata)?;
+        delta.validate(self.backbone.digest(), &expected_tensors(&plan))?;
+        let needs = 2 * plan.parameters();
+        let free = self.budget.saturating_sub(self.resident_bytes());
+        if needs > free {
+            let (task, budget) = (metadata.task.clone(), self.budget);
+            return Err(RuntimeError::Budget { task, needs, free, budget }.into());
+        }
+        let key = signature(&plan);
+        let known = self.programs().get(&key).cloned();
+        let compiled = match known {
+            Some(c) => c,
+            None => {
+                let c = Arc::new(Compiled::new(&self.backbone, self.engine.clone(), &plan)?);
+                self.programs().entry(key).or_insert(c).clone()
+            }
+        };
+        compiled.program(1)?;
+        let resident = self.resident.clone();
+        let engine = &*self.engine;
+        Ok(Arc::new(Task::new(engine, &self.backbone, compiled, &plan, delta, resident)?))
+    }
+
+    fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Compiled>>> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a resident task the active one and returns its generation.
+    pub fn swap(&self, task: &Arc<Task>) -> u64 {
+        let mut last = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        *last += 1;
+        self.active.store(Some(Arc::new(Active { generation: *last, task: task.clone() })));
+        *last
+    }
+
+    /// As [`Model::swap`], if `expected` is the active generation (0: none is).
+    ///
+    /// # Errors
+    /// [`RuntimeError::Generation`] with the one that is active.
+    pub fn compare_and_swap(&self, expected: u64, task: &Arc<Task>) -> Result<u64, Error> {
+        let mut last = self.generation.lock().unwrap_or_else(PoisonError::into_inner);
+        let active = self.active.load().as_ref().map_or(0, |a| a.generation);
+        if active != expected {
+            return Err(RuntimeError::Generation { expected, active }.into());
+        }
+        *last += 1;
+        self.active.store(Some(Arc::new(Active { generation: *last, task: task.clone() })));
+        Ok(*last)
+    }
+
+    /// Reads a delta file, makes it resident, passes its self-test and makes it active.
+    ///
+    /// # Errors
+    /// As [`Model::load`] and [`Model::self_test`]; the old task stays active then.
+    pub fn apply(&self, path: &Path) -> Result<u64, Error> {
+        let task = self.load(&Delta::read(path)?)?;
+        self.self_test(&task)?;
+        Ok(self.swap(&task))
+    }
+
+    /// The active generation and its task.
+    pub fn active(&self) -> Option<(u64, Arc<Task>)> {
+        self.active.load().as_ref().map(|a| (a.generation, a.task.clone()))
+    }
+
+    /// Classifies a text with the active task.
+    ///
+    /// # Errors
+    /// [`RuntimeError::NoActive`], or whatever the engine fails with.
+    pub fn predict(&self, text: &str) -> Result<Prediction, Error> {
+        let active = self.active.load_full().ok_or(RuntimeError::NoActive)?;
+        self.predict_with(&active.task, active.generation, text)
+    }
+
+    /// Classifies a text with a resident task, whatever is active; `generation` is only returned.
+    ///
+    /// # Errors
+    /// Whatever the engine fails with.
+    pub fn predict_with(
+        &self,
+        task: &Task,
+        generation: u64,
+        text: &str,
+    ) -> Result<Prediction, Error> {
+        let encoded = task.limit().encode(self.encoder()?, text)?;
+        let logits = self.logits(task, &[&encoded])?;
+        let scores = softmax(&logits.to_f32());
+        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |b| b.0);
+        let labels = &task.metadata().labels;
+        Ok(Prediction {
+            label: labels.get(best).cloned().unwrap_or_default(),
+            scores,
+            task: task.metadata().task.clone(),
+            generation,
+        })
+    }
+
+    /// Scores before the softmax of tokenized texts, f32 `[B, K]`.
+    ///
+    /// # Errors
+    /// Whatever the engine fails with.
+    pub fn logits(&self, task: &Task, texts: &[&Encoded]) -> Result<Tensor, Error> {
+        let longest = texts.iter().map(|e| e.ids.len()).max().unwrap_or(1);
+        // One input alone needs no padding: the sequence is free in the program.
+        let pad_to = if texts.len() == 1 { longest } else { bucket(longest, task.limit().0) };
+        let inputs = encode_batch(&self.backbone, texts, pad_to, texts.len())?;
+        Ok(task.run(&inputs)?.0)
+    }
+
+    /// Runs the delta's self-test on this device.
+    ///
+    /// # Errors
+    /// [`RuntimeError::SelfTest`] if an answer differs by more than its tolerance.
+    pub fn self_test(&self, task: &Task) -> Result<(), Error> {
+        for (input, test) in task.metadata().self_test.iter().enumerate() {
+            let encoded = task.limit().encode(self.encoder()?, &test.input)?;
+            let logits = self.logits(task, &[&encoded])?;
+            let pairs = logits.to_f32().into_owned();
+            let difference = pairs
+                .iter()
+                .zip(&test.logits)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0f32, |worst, d| if d.is_nan() { f32::INFINITY } else { worst.max(d) });
+            if difference > test.tolerance || pairs.len() != test.logits.len() {
+                let (task, tolerance) = (task.metadata().task.clone(), test.tolerance);
+                return Err(RuntimeError::SelfTest { task, input, difference, tolerance }.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Probabilities from scores.
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exp: Vec<f32> = logits.iter().map(|v| (v - top).exp()).collect();
+    let sum: f32 = exp.iter().sum();
+    exp.into_iter().map(|v| v / sum).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::softmax;
+
+    #[test]
+    fn probabilities() {
+        let p = softmax(&[1000.0, 1000.0, -1000.0]);
+        assert!((p[0] - 0.5).abs() < 1e-6 && p[2] == 0.0);
+    }
+}
