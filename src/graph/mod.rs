@@ -53,6 +53,19 @@ impl Dim {
         self.0.iter().all(|&d| d == self.0[0]).then_some(self.0[0])
     }
 
+    /// The size for a batch of `batch` and sequences of `sequence`: what fits the probe points as
+    /// a product of a multiple of the batch and a line in the sequence.
+    pub fn at(self, batch: usize, sequence: usize) -> usize {
+        let (b, s) = (Dim::BATCH.0, Dim::SEQUENCE.0);
+        let [d0, d1, d2] = self.0;
+        let per_batch = if d0 == d1 { 1 } else { b[0] };
+        let line = |d: usize| d as f64 / per_batch as f64;
+        let slope = (line(d2) - line(d0)) / (s[2] as f64 - s[0] as f64);
+        let size = line(d0) + slope * (sequence as f64 - s[0] as f64);
+        let size = if d0 == d1 { size } else { size * batch as f64 };
+        size.round().max(0.0) as usize
+    }
+
     /// True if the dimension is 1 at every probe point: it broadcasts.
     pub fn is_one(self) -> bool {
         self.constant() == Some(1)
@@ -62,5 +75,27 @@ impl Dim {
 impl From<usize> for Dim {
     fn from(n: usize) -> Dim {
         Dim::fixed(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_batch_and_sequence() {
+        let (b, s) = (Dim::BATCH.0, Dim::SEQUENCE.0);
+        let dim = |f: &dyn Fn(usize, usize) -> usize| Dim(std::array::from_fn(|p| f(b[p], s[p])));
+        let forms: [&dyn Fn(usize, usize) -> usize; 6] = [
+            &|_, _| 5,
+            &|b, _| b,
+            &|_, s| s + 20,
+            &|b, s| b * s,
+            &|b, s| 4 * b * (s + 3),
+            &|b, _| 12 * b,
+        ];
+        for f in forms {
+            assert_eq!(dim(f).at(8, 128), f(8, 128));
+        }
     }
 }

@@ -1,0 +1,221 @@
+//! How trained tensors start.
+
+use std::collections::HashMap;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::Rng;
+
+use super::options::Example;
+use super::runner::{Runner, Values};
+use crate::Error;
+use crate::backbone::{Backbone, site};
+use crate::data::shuffle::rng;
+use crate::engine::Engine;
+use crate::graph::Dim;
+use crate::methods::{Init, TensorSpec};
+use crate::runtime::encode_batch;
+use crate::tensor::Tensor;
+
+/// Streams of random numbers; the sampler uses the numbers of epochs.
+const VALUES_STREAM: u64 = 1 << 40;
+const ROWS_STREAM: u64 = 1 << 41;
+/// How many examples real activations are taken from.
+const EXAMPLES: usize = 32;
+
+/// Initial values of `tensors`, except the head's, which stay zero until the features are known.
+/// Prompts and prefixes start as real activations at their site, of random tokens of random
+/// `rows` (random values make gradients noisy on an int8 backbone).
+pub(super) fn values(
+    backbone: &Backbone,
+    engine: &dyn Engine,
+    tensors: &[TensorSpec],
+    examples: &[Example],
+    rows: &[usize],
+    seed: u64,
+) -> Result<Values, Error> {
+    let mut wanted: Vec<String> = tensors.iter().filter_map(|t| source(backbone, t.init)).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let real = Activations::collect(backbone, engine, &wanted, examples, rows, seed)?;
+    let mut out = Values::new();
+    for (i, t) in tensors.iter().enumerate() {
+        let mut rng = rng(seed, VALUES_STREAM + i as u64);
+        out.push(match t.init {
+            Init::FanIn(fan) => {
+                let bound = 1.0 / (fan.max(1) as f32).sqrt();
+                (0..t.len()).map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound).collect()
+            }
+            Init::Normal => (0..t.len()).map(|_| normal(&mut rng)).collect(),
+            Init::TokenRows | Init::Keys(_) | Init::Values(_) => {
+                let name = source(backbone, t.init).unwrap_or_default();
+                real.rows(&name, t.shape[0])
+            }
+            Init::Zeros | Init::HeadWeight | Init::HeadBias | Init::ClassMeans => {
+                vec![0.0; t.len()]
+            }
+        });
+    }
+    Ok(out)
+}
+
+/// The site whose activations a tensor starts from.
+fn source(backbone: &Backbone, init: Init) -> Option<String> {
+    let sites = backbone.sites();
+    match init {
+        Init::TokenRows => Some(sites.tokens.value.clone()),
+        Init::Keys(layer) => sites.layers.get(layer).map(|l| l.keys.clone()),
+        Init::Values(layer) => sites.layers.get(layer).map(|l| l.values.clone()),
+        _ => None,
+    }
+}
+
+/// Activations of real tokens at some sites: the same tokens at every site.
+struct Activations(HashMap<String, Vec<Vec<f32>>>);
+
+impl Activations {
+    fn collect(
+        backbone: &Backbone,
+        engine: &dyn Engine,
+        names: &[String],
+        examples: &[Example],
+        rows: &[usize],
+        seed: u64,
+    ) -> Result<Activations, Error> {
+        let mut found: HashMap<String, Vec<Vec<f32>>> = HashMap::new();
+        if names.is_empty() {
+            return Ok(Activations(found));
+        }
+        let mut graph = backbone.graph().clone();
+        graph.outputs = names.iter().map(|n| site(&graph, n)).collect::<Result<_, _>>()?;
+        graph.prune();
+        let program = engine.compile(&graph, &[(Dim::BATCH, 1)])?;
+        let mut rng = rng(seed, ROWS_STREAM);
+        for _ in 0..EXAMPLES {
+            let example = &examples[rows[below(&mut rng, rows.len())]];
+            let length = example.text.ids.len().max(1);
+            let inputs = encode_batch(backbone, &[&example.text], length, 1)?;
+            let out = super::runner::run(backbone, &*program, &HashMap::new(), Some(&inputs))?;
+            let tokens = out.first().map_or(0, |t| t.shape().get(1).copied().unwrap_or(0));
+            for _ in 0..4 {
+                let token = below(&mut rng, tokens);
+                for (name, t) in names.iter().zip(&out) {
+                    let width: usize = t.shape().iter().skip(2).product();
+                    let row = t.to_f32()[token * width..(token + 1) * width].to_vec();
+                    found.entry(name.clone()).or_default().push(row);
+                }
+            }
+        }
+        Ok(Activations(found))
+    }
+
+    fn rows(&self, name: &str, count: usize) -> Vec<f32> {
+        let rows = self.0.get(name).map_or(&[][..], Vec::as_slice);
+        rows.iter().cycle().take(if rows.is_empty() { 0 } else { count }).flatten().copied().collect()
+    }
+}
+
+/// The linear classifier that chooses the nearest class mean: weight `[K, d]` and bias `[K]`.
+///
+/// `|x - mu|^2` is linear in x up to a term that all classes share. It is divided by the mean
+/// squared distance of a feature from its class mean, so that scores are of moderate size.
+pub(super) fn class_mean_head(
+    features: &[Vec<f32>],
+    labels: &[usize],
+    classes: usize,
+) -> (Vec<f32>, Vec<f32>) {
+    /// Scores are this many times the squared distance in units of its mean.
+    const SHARPNESS: f32 = 4.0;
+    let d = features.first().map_or(0, Vec::len);
+    let (means, _) = class_means(features, labels, classes);
+    let distance = |x: &[f32], m: &[f32]| -> f32 {
+        x.iter().zip(m).map(|(a, b)| (a - b) * (a - b)).sum()
+    };
+    let total: f32 =
+        features.iter().zip(labels).map(|(x, &k)| distance(x, &means[k * d..(k + 1) * d])).sum();
+    let spread = total / features.len().max(1) as f32;
+    let scale = if spread > 0.0 { SHARPNESS / spread } else { 1.0 };
+    let bias = means.chunks(d.max(1)).map(|m| -0.5 * scale * m.iter().map(|v| v * v).sum::<f32>());
+    (means.iter().map(|v| v * scale).collect(), bias.collect())
+}
+
+/// Mean feature `[K, d]` and number of examples of every class.
+pub(super) fn class_means(
+    features: &[Vec<f32>],
+    labels: &[usize],
+    classes: usize,
+) -> (Vec<f32>, Vec<i64>) {
+    let d = features.first().map_or(0, Vec::len);
+    let (mut sums, mut counts) = (vec![0f64; classes * d], vec![0i64; classes]);
+    for (x, &k) in features.iter().zip(labels) {
+        counts[k] += 1;
+        sums[k * d..(k + 1) * d].iter_mut().zip(x).for_each(|(s, v)| *s += f64::from(*v));
+    }
+    let mean = |(i, s): (usize, f64)| (s / counts[i / d.max(1)].max(1) as f64) as f32;
+    (sums.into_iter().enumerate().map(mean).collect(), counts)
+}
+
+/// Sets the head of `values` to the class-mean classifier on the features that the other values
+/// give.
+pub(super) fn set_head(
+    runner: &mut Runner<'_>,
+    examples: &[Example],
+    rows: &[usize],
+    classes: usize,
+    values: &mut Values,
+) -> Result<(), Error> {
+    let features = runner.features(examples, rows, values)?;
+    let labels: Vec<usize> = rows.iter().map(|&r| examples[r].label).collect();
+    let (weight, bias) = class_mean_head(&features, &labels, classes);
+    for (t, v) in runner.graphs.tensors.iter().zip(values) {
+        match t.init {
+            Init::HeadWeight => v.clone_from(&weight),
+            Init::HeadBias => v.clone_from(&bias),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn uniform(rng: &mut ChaCha8Rng) -> f32 {
+    (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
+}
+
+/// Box-Muller.
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let (u, v) = (1.0 - uniform(rng), uniform(rng));
+    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+}
+
+fn below(rng: &mut ChaCha8Rng, n: usize) -> usize {
+    rng.next_u32() as usize % n.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_mean_head_chooses_the_nearest_mean() {
+        let features: Vec<Vec<f32>> =
+            [[0.0, 0.1], [0.2, -0.1], [3.0, 1.0], [2.8, 1.2], [-2.0, 4.0], [-2.2, 4.2]]
+                .map(|f| f.to_vec())
+                .to_vec();
+        let labels = [0, 0, 1, 1, 2, 2];
+        let (w, b) = class_mean_head(&features, &labels, 3);
+        for (x, label) in features.iter().zip(labels) {
+            let score = |k: usize| x[0] * w[2 * k] + x[1] * w[2 * k + 1] + b[k];
+            let best = (0..3).max_by(|&a, &b| score(a).total_cmp(&score(b))).unwrap();
+            assert_eq!(best, label);
+        }
+        assert_eq!(class_means(&features, &labels, 4).1, [2, 2, 2, 0]);
+    }
+
+    #[test]
+    fn normal_values_have_unit_spread() {
+        let mut rng = rng(3, 5);
+        let x: Vec<f32> = (0..20_000).map(|_| normal(&mut rng)).collect();
+        let mean = x.iter().sum::<f32>() / x.len() as f32;
+        let var = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / x.len() as f32;
+        assert!(mean.abs() < 0.03 && (var - 1.0).abs() < 0.05, "{mean} {var}");
+    }
+}

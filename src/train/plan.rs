@@ -1,0 +1,73 @@
+//! Chooses micro-batch and caching so that a run stays within its memory.
+
+use super::TrainError;
+use super::graphs::Graphs;
+use super::memory::{anonymous_bytes, peak_bytes};
+use super::options::{Budget, Example, Options};
+use crate::methods::Plan;
+
+/// Without a limit, intermediate values may take this much: more rows at once are no faster.
+const COMFORTABLE: usize = 128 << 20;
+/// What the process takes where the system does not tell.
+const ASSUMED_PROCESS: usize = 48 << 20;
+/// What compiled programs take, by the number of their nodes.
+const BYTES_PER_NODE: usize = 12 << 10;
+/// Packing buffers of the engine's matrix products, for each thread.
+const SCRATCH: usize = 8 << 20;
+
+/// The largest micro-batch, with the cache if it fits, whose predicted peak is within
+/// `options.max_ram`.
+///
+/// # Errors
+/// [`TrainError::Memory`] with the least that is needed.
+pub(super) fn budget(
+    with_cache: &Graphs,
+    without_cache: &Graphs,
+    plan: &Plan,
+    examples: &[Example],
+    steps: u64,
+    options: &Options,
+) -> Result<Budget, TrainError> {
+    let longest = examples.iter().map(|e| e.text.ids.len()).max().unwrap_or(1);
+    let parameters: usize = with_cache.tensors.iter().map(|t| t.len()).sum();
+    // Values, gradients (of a micro-batch and summed), two moments, the best so far.
+    let training = parameters.max(plan.parameters()) * 4 * 6;
+    let process = anonymous_bytes().unwrap_or(ASSUMED_PROCESS) + SCRATCH;
+    let candidate = |graphs: &Graphs, micro_batch: usize| {
+        let cache_bytes: usize =
+            examples.iter().map(|e| graphs.frontier_bytes(e.text.ids.len())).sum();
+        let all = [Some(&graphs.step), Some(&graphs.forward), graphs.prefix.as_ref()];
+        let all = all.into_iter().chain([Some(&graphs.feature)]).flatten();
+        let run = all.clone().map(|g| peak_bytes(g, micro_batch, longest)).max().unwrap_or(0);
+        let programs: usize = all.map(|g| g.nodes.len() * BYTES_PER_NODE).sum();
+        let budget = Budget {
+            micro_batch,
+            cached: graphs.prefix.is_some(),
+            cache_bytes,
+            predicted_peak_bytes: process + training + cache_bytes + run + programs,
+            steps,
+            parameters: plan.parameters(),
+        };
+        (budget, run)
+    };
+    let mut sizes = vec![options.batch];
+    while let Some(&last) = sizes.last().filter(|&&n| n > 1) {
+        sizes.push(last.div_ceil(2));
+    }
+    let mut least = usize::MAX;
+    // A cache saves more time than a large micro-batch.
+    for graphs in [with_cache, without_cache] {
+        for &micro in &sizes {
+            let (budget, run) = candidate(graphs, micro);
+            least = least.min(budget.predicted_peak_bytes);
+            let fits = match options.max_ram {
+                Some(max) => budget.predicted_peak_bytes <= max,
+                None => run <= COMFORTABLE || micro == 1,
+            };
+            if fits {
+                return Ok(budget);
+            }
+        }
+    }
+    Err(TrainError::Memory { max: options.max_ram.unwrap_or(0), least })
+}

@@ -1,0 +1,295 @@
+//! Runs micro-batches through the engine and keeps what does not change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::graphs::{Graphs, LABELS, LOSS_WEIGHT};
+use super::options::Example;
+use crate::Error;
+use crate::backbone::Backbone;
+use crate::engine::{Engine, EngineError, Feed, Program};
+use crate::graph::{Dim, Graph};
+use crate::runtime::{Inputs, Slot, encode_batch};
+use crate::tensor::{Tensor, TensorError};
+
+/// Values of the trained tensors, in the order of [`Graphs::tensors`].
+pub(super) type Values = Vec<Vec<f32>>;
+
+pub(super) struct Runner<'a> {
+    backbone: &'a Backbone,
+    engine: &'a dyn Engine,
+    pub graphs: Graphs,
+    pub micro: usize,
+    programs: HashMap<Kind, Arc<dyn Program>>,
+    /// Frontier values of every example, cut to its length.
+    cache: Vec<Option<Vec<Tensor>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Prefix,
+    Step,
+    Forward,
+    Feature,
+}
+
+impl<'a> Runner<'a> {
+    pub fn new(
+        backbone: &'a Backbone,
+        engine: &'a dyn Engine,
+        graphs: Graphs,
+        micro: usize,
+    ) -> Runner<'a> {
+        Runner { backbone, engine, graphs, micro, programs: HashMap::new(), cache: vec![] }
+    }
+
+    fn program(&mut self, kind: Kind) -> Result<Arc<dyn Program>, Error> {
+        if let Some(p) = self.programs.get(&kind) {
+            return Ok(p.clone());
+        }
+        let graph: &Graph = match kind {
+            Kind::Prefix => self.graphs.prefix.as_ref().unwrap_or(&self.graphs.feature),
+            Kind::Step => &self.graphs.step,
+            Kind::Forward => &self.graphs.forward,
+            Kind::Feature => &self.graphs.feature,
+        };
+        let program = self.engine.compile(graph, &[(Dim::BATCH, self.micro)])?;
+        self.programs.insert(kind, program.clone());
+        Ok(program)
+    }
+
+    /// Drops programs that are not needed any more.
+    pub fn forget_features(&mut self) {
+        self.programs.remove(&Kind::Feature);
+    }
+
+    /// Computes the frozen part of all `examples`; `progress` gets the number done.
+    pub fn fill_cache(
+        &mut self,
+        examples: &[Example],
+        mut progress: impl FnMut(usize) -> bool,
+    ) -> Result<(), Error> {
+        if self.graphs.prefix.is_none() {
+            return Ok(());
+        }
+        self.cache = vec![None; examples.len()];
+        let program = self.program(Kind::Prefix)?;
+        let mut order: Vec<usize> = (0..examples.len()).collect();
+        // Rows of like length need little padding.
+        order.sort_by_key(|&i| examples[i].text.ids.len());
+        for (done, rows) in order.chunks(self.micro).enumerate() {
+            let inputs = self.inputs(examples, rows)?;
+            let out = run(self.backbone, &*program, &HashMap::new(), Some(&inputs))?;
+            for (r, &row) in rows.iter().enumerate() {
+                let length = examples[row].text.ids.len();
+                let kept = out.iter().zip(&self.graphs.frontier);
+                let kept = kept.map(|(t, (_, dims))| cut_row(t, r, dims, length));
+                self.cache[row] = Some(kept.collect::<Result<_, _>>()?);
+            }
+            if !progress((done * self.micro + rows.len()).min(examples.len())) {
+                break;
+            }
+        }
+        self.programs.remove(&Kind::Prefix);
+        Ok(())
+    }
+
+    fn inputs(&self, examples: &[Example], rows: &[usize]) -> Result<Inputs, Error> {
+        let texts: Vec<_> = rows.iter().map(|&i| &examples[i].text).collect();
+        let longest = texts.iter().map(|t| t.ids.len()).max().unwrap_or(1).max(1);
+        encode_batch(self.backbone, &texts, longest, self.micro)
+    }
+
+    /// The feeds of a run over `rows`, apart from data and tensors.
+    fn frontier_feeds(
+        &self,
+        examples: &[Example],
+        rows: &[usize],
+    ) -> Result<HashMap<String, Tensor>, Error> {
+        let longest = rows.iter().map(|&i| examples[i].text.ids.len()).max().unwrap_or(1).max(1);
+        let mut feeds = HashMap::new();
+        for (f, (name, dims)) in self.graphs.frontier.iter().enumerate() {
+            let shape: Vec<usize> = dims.iter().map(|d| d.at(self.micro, longest)).collect();
+            let kept = rows.iter().map(|&r| self.cache[r].as_ref().map(|c| &c[f]));
+            feeds.insert(name.clone(), stack(kept, &shape)?);
+        }
+        Ok(feeds)
+    }
+
+    /// One step over `rows`: loss and summed gradients, as of the mean over `rows`.
+    pub fn step(
+        &mut self,
+        examples: &[Example],
+        rows: &[usize],
+        values: &Values,
+    ) -> Result<(f32, Values), Error> {
+        let program = self.program(Kind::Step)?;
+        let tensors = self.tensors(values)?;
+        let mut grads: Values = values.iter().map(|v| vec![0.0; v.len()]).collect();
+        let mut loss = 0.0;
+        let mut order = rows.to_vec();
+        order.sort_by_key(|&i| examples[i].text.ids.len());
+        for rows in order.chunks(self.micro) {
+            let mut feeds = self.frontier_feeds(examples, rows)?;
+            let mut labels: Vec<i64> = rows.iter().map(|&i| examples[i].label as i64).collect();
+            labels.resize(self.micro, -1);
+            feeds.insert(LABELS.into(), Tensor::vector(&labels));
+            feeds.insert(LOSS_WEIGHT.into(), Tensor::scalar(1.0 / order.len() as f32));
+            feeds.extend(tensors.clone());
+            let inputs = self.inputs(examples, rows)?;
+            let out = run(self.backbone, &*program, &feeds, Some(&inputs))?;
+            loss += out.first().map_or(f32::NAN, |t| t.to_f32().first().copied().unwrap_or(f32::NAN));
+            for (sum, grad) in grads.iter_mut().zip(out.iter().skip(1)) {
+                sum.iter_mut().zip(grad.to_f32().iter()).for_each(|(s, g)| *s += g);
+            }
+        }
+        Ok((loss, grads))
+    }
+
+    /// Scores of `rows`, row by row in their order.
+    pub fn logits(
+        &mut self,
+        examples: &[Example],
+        rows: &[usize],
+        values: &Values,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let tensors = self.tensors(values)?;
+        self.forward(Kind::Forward, examples, rows, tensors)
+    }
+
+    /// Pooled features of `rows`, row by row in their order.
+    pub fn features(
+        &mut self,
+        examples: &[Example],
+        rows: &[usize],
+        values: &Values,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let tensors = self.tensors(values)?;
+        self.forward(Kind::Feature, examples, rows, tensors)
+    }
+
+    fn forward(
+        &mut self,
+        kind: Kind,
+        examples: &[Example],
+        rows: &[usize],
+        tensors: HashMap<String, Tensor>,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let program = self.program(kind)?;
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_by_key(|&i| examples[rows[i]].text.ids.len());
+        let mut out = vec![vec![]; rows.len()];
+        for chunk in order.chunks(self.micro) {
+            let of_chunk: Vec<usize> = chunk.iter().map(|&i| rows[i]).collect();
+            let mut feeds = tensors.clone();
+            if kind == Kind::Forward {
+                feeds.extend(self.frontier_feeds(examples, &of_chunk)?);
+            }
+            let inputs = self.inputs(examples, &of_chunk)?;
+            let result = run(self.backbone, &*program, &feeds, Some(&inputs))?;
+            let all = result.first().map(Tensor::to_f32).unwrap_or_default();
+            let width = all.len() / self.micro.max(1);
+            for (r, &i) in chunk.iter().enumerate() {
+                out[i] = all.get(r * width..(r + 1) * width).unwrap_or_default().to_vec();
+            }
+        }
+        Ok(out)
+    }
+
+    fn tensors(&self, values: &Values) -> Result<HashMap<String, Tensor>, TensorError> {
+        let named = self.graphs.tensors.iter().zip(values);
+        named.map(|(t, v)| Ok((t.name.clone(), Tensor::new(&t.shape, v)?))).collect()
+    }
+}
+
+/// Runs `program` with data inputs from `inputs` and all others by name.
+pub(super) fn run(
+    backbone: &Backbone,
+    program: &dyn Program,
+    feeds: &HashMap<String, Tensor>,
+    inputs: Option<&Inputs>,
+) -> Result<Vec<Tensor>, Error> {
+    let find = |name: &String| {
+        let data = inputs.and_then(|i| match Slot::of(name, backbone) {
+            Slot::Data => Some(&i.data),
+            Slot::Mask => i.mask.as_ref(),
+            Slot::Types => i.types.as_ref(),
+            Slot::Tensor(_) => None,
+        });
+        let missing = || EngineError::Input { name: name.clone(), reason: "it is missing".into() };
+        data.or_else(|| feeds.get(name)).map(Feed::Tensor).ok_or_else(missing)
+    };
+    let feeds = program.inputs().iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    Ok(program.run(&feeds)?)
+}
+
+/// Row `row` of a batch, every dimension cut to what an example of `length` tokens has.
+fn cut_row(batch: &Tensor, row: usize, dims: &[Dim], length: usize) -> Result<Tensor, TensorError> {
+    let shape: Vec<usize> = dims[1..].iter().map(|d| d.at(1, length)).collect();
+    let from = &batch.shape()[1..];
+    let stride: usize = from.iter().product();
+    let all = batch.as_slice::<f32>()?;
+    let mut out = vec![0f32; shape.iter().product()];
+    copy_corner(all.get(row * stride..).unwrap_or_default(), from, &mut out, &shape);
+    Tensor::new(&shape, &out)
+}
+
+/// A batch of `shape` from rows that may be shorter; what they lack is zero.
+fn stack<'t>(
+    rows: impl Iterator<Item = Option<&'t Tensor>>,
+    shape: &[usize],
+) -> Result<Tensor, TensorError> {
+    let stride: usize = shape[1..].iter().product();
+    let mut out = vec![0f32; shape.iter().product()];
+    for (row, out) in rows.zip(out.chunks_mut(stride.max(1))) {
+        if let Some(row) = row {
+            copy_corner(row.as_slice()?, row.shape(), out, &shape[1..]);
+        }
+    }
+    Tensor::new(shape, &out)
+}
+
+/// Copies the corner at the origin that both arrays have.
+fn copy_corner(from: &[f32], from_shape: &[usize], to: &mut [f32], to_shape: &[usize]) {
+    match (from_shape.split_first(), to_shape.split_first()) {
+        (Some((&f, from_rest)), Some((&t, to_rest))) if !from_rest.is_empty() => {
+            let (fs, ts) = (from_rest.iter().product(), to_rest.iter().product::<usize>());
+            if from_rest == to_rest {
+                let n = f.min(t) * ts;
+                to[..n].copy_from_slice(&from[..n]);
+                return;
+            }
+            for i in 0..f.min(t) {
+                copy_corner(&from[i * fs..], from_rest, &mut to[i * ts..], to_rest);
+            }
+        }
+        (Some((&f, _)), Some((&t, _))) => {
+            let n = f.min(t);
+            to[..n].copy_from_slice(&from[..n]);
+        }
+        _ => {
+            if let (Some(f), Some(t)) = (from.first(), to.first_mut()) {
+                *t = *f;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_cut_and_stacked_again() {
+        let dims = [Dim::BATCH, Dim::SEQUENCE, Dim::fixed(2)];
+        let all: Vec<f32> = (0..2 * 4 * 2).map(|i| i as f32).collect();
+        let batch = Tensor::new(&[2, 4, 2], &all).unwrap();
+        let a = cut_row(&batch, 0, &dims, 4).unwrap();
+        let b = cut_row(&batch, 1, &dims, 3).unwrap();
+        assert_eq!((a.shape(), b.shape()), (&[4, 2][..], &[3, 2][..]));
+        let again = stack([Some(&a), Some(&b), None].into_iter(), &[3, 4, 2]).unwrap();
+        let again = again.as_slice::<f32>().unwrap();
+        assert_eq!(again[..14], all[..14]);
+        assert!(again[14..].iter().all(|&v| v == 0.0));
+    }
+}
