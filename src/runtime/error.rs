@@ -14,7 +14,9 @@ pub enum RuntimeError {
         active: u64,
     },
     /// Loading the delta would exceed the budget.
-    #[error("the delta `{task}` takes {needs} bytes, {free} are left of the budget of {budget}; unload a task or raise the budget")]
+    #[error(
+        "the delta `{task}` takes {needs} bytes, {free} are left of the budget of {budget}; unload a task or raise the budget"
+    )]
     Budget {
         /// Its task.
         task: String,
@@ -36,7 +38,9 @@ pub enum RuntimeError {
         given: &'static str,
     },
     /// The delta gave another answer on its own self-test than where it was made.
-    #[error("self-test of `{task}` failed on input {input}: scores differ by {difference:.4}, at most {tolerance:.4} is allowed; the delta or the backbone is damaged")]
+    #[error(
+        "self-test of `{task}` failed on input {input}: scores differ by {difference:.4}, at most {tolerance:.4} is allowed; the delta or the backbone is damaged"
+    )]
     SelfTest {
         /// Its task.
         task: String,

@@ -54,9 +54,5 @@ pub fn encode_batch(
     let mut texts: Vec<Encoded> = texts.iter().map(|&e| e.clone()).collect();
     texts.resize(rows.max(texts.len()), Encoded { ids: vec![], type_ids: vec![] });
     let b = batch(&texts, pad_to, backbone.manifest().pad_id)?;
-    Ok(Inputs {
-        data: b.input_ids,
-        mask: Some(b.attention_mask),
-        types: Some(b.token_type_ids),
-    })
+    Ok(Inputs { data: b.input_ids, mask: Some(b.attention_mask), types: Some(b.token_type_ids) })
 }

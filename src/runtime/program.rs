@@ -109,7 +109,8 @@ impl Compiled {
         let (mut graph, attached, _) = build(backbone, plan, &served(plan), TensorForm::Half)?;
         graph.outputs = attached.logits.into_iter().chain(attached.feature).collect();
         graph.prune();
-        let slots = graph.inputs.iter().map(|&v| Slot::of(&graph.value(v).name, backbone)).collect();
+        let slots =
+            graph.inputs.iter().map(|&v| Slot::of(&graph.value(v).name, backbone)).collect();
         Ok(Compiled { graph, slots, engine, by_batch: Mutex::default() })
     }
 

@@ -124,8 +124,7 @@ impl<'a> Run<'a> {
             Training::ClassMeans => 0,
             _ => per_epoch * self.hyper.epochs as u64,
         };
-        let budget =
-            plan::budget(&cached, &plain, self.plan, &self.examples, steps, self.options)?;
+        let budget = plan::budget(&cached, &plain, self.plan, &self.examples, steps, self.options)?;
         observer.event(Event::Planned(budget));
         let graphs = if budget.cached { cached } else { plain };
         let mut runner = Runner::new(self.backbone, self.engine, graphs, budget.micro_batch);
@@ -178,9 +177,9 @@ impl<'a> Run<'a> {
         if !self.validation.is_empty() {
             let held = runner.features(&self.examples, &self.validation, &none)?;
             let units: Vec<Vec<f32>> = means.chunks(d).map(|m| unit(m.to_vec())).collect();
-            let scores = held.iter().map(|x| {
-                units.iter().map(|m| m.iter().zip(x).map(|(a, b)| a * b).sum()).collect()
-            });
+            let scores = held
+                .iter()
+                .map(|x| units.iter().map(|m| m.iter().zip(x).map(|(a, b)| a * b).sum()).collect());
             let accuracy = accuracy(&scores.collect::<Vec<_>>(), &self.labels(&self.validation));
             report.validation_accuracy = Some(accuracy);
             report.untrained_accuracy = Some(accuracy);
@@ -305,9 +304,9 @@ impl<'a> Run<'a> {
                     report.history.push(v);
                     // On equal accuracy the state that has seen more data is kept, but never in
                     // place of the untrained one unless it is better.
-                    let better = best.as_ref().is_none_or(|b| {
-                        v.accuracy > b.0 || (v.accuracy == b.0 && b.1 > 0)
-                    });
+                    let better = best
+                        .as_ref()
+                        .is_none_or(|b| v.accuracy > b.0 || (v.accuracy == b.0 && b.1 > 0));
                     let strictly = best.as_ref().is_none_or(|b| v.accuracy > b.0);
                     if better {
                         best = Some((v.accuracy, step, values.clone()));
@@ -387,7 +386,9 @@ impl<'a> Run<'a> {
     ) -> Values {
         let named = runner.graphs.tensors.iter().zip(otherwise);
         named
-            .map(|(t, v)| tensors.get(&t.name).map_or_else(|| v.clone(), |t| t.to_f32().into_owned()))
+            .map(|(t, v)| {
+                tensors.get(&t.name).map_or_else(|| v.clone(), |t| t.to_f32().into_owned())
+            })
             .collect()
     }
 

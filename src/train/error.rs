@@ -91,6 +91,40 @@ pub enum TrainError {
         /// One `setting: OLD there, NEW now` per difference.
         differences: Vec<String>,
     },
+    /// The run does not fit into the memory it may take.
+    #[error("the run needs at least {least} bytes of memory, {max} are allowed; raise --max-ram to {}M, or choose a smaller method", .least.div_ceil(1 << 20))]
+    Memory {
+        /// What is allowed.
+        max: usize,
+        /// The least that would do.
+        least: usize,
+    },
+    /// An example's class number is not one of the labels.
+    #[error("class number {label} with {classes} labels")]
+    Label {
+        /// The number.
+        label: usize,
+        /// Labels.
+        classes: usize,
+    },
+    /// The loss is not a number any more.
+    #[error(
+        "the loss is not finite after {step} steps; lower the learning rate (it peaks at {learning_rate})"
+    )]
+    Diverged {
+        /// Steps taken.
+        step: u64,
+        /// The peak learning rate.
+        learning_rate: f32,
+    },
+    /// The observer stopped the run.
+    #[error("interrupted after {step} steps{}", .checkpoint.as_ref().map(|p| format!("; run the same command again to go on from {}", p.display())).unwrap_or_default())]
+    Interrupted {
+        /// Steps taken.
+        step: u64,
+        /// Where the run is kept.
+        checkpoint: Option<PathBuf>,
+    },
 }
 
 impl TrainError {
@@ -106,6 +140,10 @@ impl TrainError {
             TrainError::CheckpointIo { .. } => "train.checkpoint-io",
             TrainError::BadCheckpoint { .. } => "train.bad-checkpoint",
             TrainError::OtherRun { .. } => "train.other-run",
+            TrainError::Memory { .. } => "train.memory",
+            TrainError::Label { .. } => "train.label",
+            TrainError::Diverged { .. } => "train.diverged",
+            TrainError::Interrupted { .. } => "train.interrupted",
         }
     }
 }

@@ -85,8 +85,10 @@ impl Graphs {
         graph.prune();
         let named: Vec<_> = plan.tensors.iter().map(|t| t.name.as_str()).collect();
         let inputs: Vec<_> = graph.inputs.clone();
-        graph.inputs =
-            inputs.into_iter().filter(|&v| !named.contains(&graph.value(v).name.as_str())).collect();
+        graph.inputs = inputs
+            .into_iter()
+            .filter(|&v| !named.contains(&graph.value(v).name.as_str()))
+            .collect();
         Ok(Graphs {
             prefix: None,
             frontier: vec![],

@@ -14,7 +14,6 @@ use crate::engine::Engine;
 use crate::graph::Dim;
 use crate::methods::{Init, TensorSpec};
 use crate::runtime::encode_batch;
-use crate::tensor::Tensor;
 
 /// Streams of random numbers; the sampler uses the numbers of epochs.
 const VALUES_STREAM: u64 = 1 << 40;
@@ -110,7 +109,12 @@ impl Activations {
 
     fn rows(&self, name: &str, count: usize) -> Vec<f32> {
         let rows = self.0.get(name).map_or(&[][..], Vec::as_slice);
-        rows.iter().cycle().take(if rows.is_empty() { 0 } else { count }).flatten().copied().collect()
+        rows.iter()
+            .cycle()
+            .take(if rows.is_empty() { 0 } else { count })
+            .flatten()
+            .copied()
+            .collect()
     }
 }
 
@@ -127,9 +131,8 @@ pub(super) fn class_mean_head(
     const SHARPNESS: f32 = 4.0;
     let d = features.first().map_or(0, Vec::len);
     let (means, _) = class_means(features, labels, classes);
-    let distance = |x: &[f32], m: &[f32]| -> f32 {
-        x.iter().zip(m).map(|(a, b)| (a - b) * (a - b)).sum()
-    };
+    let distance =
+        |x: &[f32], m: &[f32]| -> f32 { x.iter().zip(m).map(|(a, b)| (a - b) * (a - b)).sum() };
     let total: f32 =
         features.iter().zip(labels).map(|(x, &k)| distance(x, &means[k * d..(k + 1) * d])).sum();
     let spread = total / features.len().max(1) as f32;

@@ -3,14 +3,25 @@
 //! Everything that decides a run is in its plan and its seeds, so a run that was cut off at any
 //! step goes on from its [`Checkpoint`] exactly as if it had not been.
 
+mod calibrate;
 mod checkpoint;
 mod error;
+mod graphs;
+mod initial;
+mod memory;
 mod optimizer;
+mod options;
+mod plan;
+mod runner;
 mod sampler;
 mod schedule;
 
+pub use calibrate::{Task, calibrate};
 pub use checkpoint::{Best, Checkpoint};
 pub use error::TrainError;
 pub use optimizer::{Moments, Optimizer, OptimizerState, ParamSpec, Rule, clip_global_norm};
+pub use options::{
+    Budget, Ended, Event, Example, Observer, OptimizerKind, Options, Report, Validation,
+};
 pub use sampler::Sampler;
 pub use schedule::{Schedule, Shape};

@@ -138,7 +138,8 @@ impl<'a> Runner<'a> {
             feeds.extend(tensors.clone());
             let inputs = self.inputs(examples, rows)?;
             let out = run(self.backbone, &*program, &feeds, Some(&inputs))?;
-            loss += out.first().map_or(f32::NAN, |t| t.to_f32().first().copied().unwrap_or(f32::NAN));
+            loss +=
+                out.first().map_or(f32::NAN, |t| t.to_f32().first().copied().unwrap_or(f32::NAN));
             for (sum, grad) in grads.iter_mut().zip(out.iter().skip(1)) {
                 sum.iter_mut().zip(grad.to_f32().iter()).for_each(|(s, g)| *s += g);
             }
@@ -253,7 +254,7 @@ fn stack<'t>(
 fn copy_corner(from: &[f32], from_shape: &[usize], to: &mut [f32], to_shape: &[usize]) {
     match (from_shape.split_first(), to_shape.split_first()) {
         (Some((&f, from_rest)), Some((&t, to_rest))) if !from_rest.is_empty() => {
-            let (fs, ts) = (from_rest.iter().product(), to_rest.iter().product::<usize>());
+            let (fs, ts) = (from_rest.iter().product::<usize>(), to_rest.iter().product::<usize>());
             if from_rest == to_rest {
                 let n = f.min(t) * ts;
                 to[..n].copy_from_slice(&from[..n]);

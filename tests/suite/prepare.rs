@@ -1,10 +1,16 @@
 //! Tests: reading exports, finding their sites, writing backbones.
 
+use std::collections::BTreeMap;
+
+use edge_tune::backbone::{Backbone, Prepare, Weights, prepare};
+use edge_tune::engine::tract::TractEngine;
+use edge_tune::engine::{Engine, Feed};
 use edge_tune::graph::canonical::{MaskReport, canonicalise, padding_masks};
 use edge_tune::graph::sites::{Modality, Role, Sites, discover};
 use edge_tune::graph::{Graph, onnx};
+use edge_tune::tensor::Tensor;
 
-use crate::support::fixture;
+use crate::support::{fixture, tensors};
 
 /// Every export of the fixtures: folder, family, whether it has the legacy mask defect.
 const EXPORTS: &[(&str, &str)] = &[
@@ -15,6 +21,8 @@ const EXPORTS: &[(&str, &str)] = &[
     ("vit-legacy", "vit"),
     ("vit-dynamo", "vit"),
     ("bert-external", "bert"),
+    ("bert-eager", "bert"),
+    ("bert-additive", "bert"),
     ("bert-legacy-wrongmask", "bert"),
 ];
 
@@ -55,4 +63,55 @@ fn every_site_of_every_export_is_found() {
         assert_eq!(gelus, 2, "{export}");
         println!("{export}: {} nodes", graph.nodes.len());
     }
+}
+
+/// Runs the prepared backbone on one of the fixture's inputs.
+fn hidden(backbone: &Backbone, io: &BTreeMap<String, Tensor>, case: &str) -> Tensor {
+    let mut graph = backbone.graph().clone();
+    graph.outputs.truncate(1);
+    let program = TractEngine::new().compile(&graph, &[]).unwrap();
+    let feeds: Vec<Feed> =
+        program.inputs().iter().map(|name| Feed::Tensor(&io[&format!("{case}.{name}")])).collect();
+    program.run(&feeds).unwrap().swap_remove(0)
+}
+
+#[test]
+fn prepared_float_backbones_equal_torch() {
+    for &(export, _) in EXPORTS {
+        let io = tensors(&fixture(&format!("exports/{export}/io.safetensors")));
+        for weights in [Weights::F32, Weights::Int8] {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("backbone");
+            let model = fixture(&format!("exports/{export}/model.onnx"));
+            let options = Prepare { weights, ..Prepare::new(model, &out) };
+            let manifest = prepare(&options, &TractEngine::new(), |_| ())
+                .unwrap_or_else(|e| panic!("{export}: {e}"));
+            let backbone = Backbone::load(&out).unwrap();
+            backbone.verify().unwrap();
+            for case in ["a", "b"] {
+                let have = hidden(&backbone, &io, case);
+                let want = &io[&format!("{case}.last_hidden_state")];
+                let worst = real_difference(&have, want, io.get(&format!("{case}.attention_mask")));
+                println!(
+                    "{export} {weights} {case}: {worst:.2e}, cosine {}",
+                    manifest.report.cosine
+                );
+                match weights {
+                    Weights::F32 => assert!(worst < 1e-4, "{export} {case}: {worst}"),
+                    Weights::Int8 => assert!(manifest.report.cosine > 0.999, "{export}"),
+                }
+            }
+        }
+    }
+}
+
+/// Largest difference over real tokens; padding may hold anything.
+fn real_difference(a: &Tensor, b: &Tensor, mask: Option<&Tensor>) -> f32 {
+    let width = *a.shape().last().unwrap();
+    let mask = mask.map(|m| m.to_f32());
+    let (a, b) = (a.to_f32(), b.to_f32());
+    (0..a.len())
+        .filter(|i| mask.as_ref().is_none_or(|m| m[i / width] != 0.0))
+        .map(|i| (a[i] - b[i]).abs())
+        .fold(0.0, f32::max)
 }
