@@ -30,7 +30,8 @@ pub(super) fn insert(
         let front = slice(g, v, 0, Some(site.after))?;
         let back = slice(g, v, site.after, None)?;
         g.op("Concat", &[front, rows, back], axis())
-    })
+    })?;
+    context.graph.infer_all()
 }
 
 /// Rows `from..to` of `v [B, S, ..]`; to the end without `to`.
@@ -98,7 +99,8 @@ fn extend_inputs(context: &mut Context<'_>, site: ValueId, count: usize) -> Resu
             }
         }
     }
-    g.infer_all()
+    // Shapes agree again only once the rows are in place.
+    g.sort()
 }
 
 fn constant_row(g: &mut Graph, dtype: DType, v: i64, count: usize) -> Result<ValueId, GraphError> {
