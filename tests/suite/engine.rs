@@ -1,11 +1,15 @@
 //! Tests: engine.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::engine::{Engine, EngineError, Feed, Program};
-use edge_tune::graph::{Attrs, Dim, Graph, ValueId};
+use edge_tune::graph::canonical::{canonicalise, padding_masks};
+use edge_tune::graph::{Attrs, Dim, Graph, ValueId, onnx};
 use edge_tune::tensor::{DType, Tensor};
+
+use crate::support::fixture;
 
 fn compile(g: &Graph) -> Arc<dyn Program> {
     TractEngine::new().compile(g, &[]).unwrap()
@@ -308,6 +312,25 @@ fn outputs_may_be_constants_and_may_repeat() {
 }
 
 #[test]
+fn tokens_are_counted_in_i64() {
+    let mut g = Graph::new();
+    let ids = g.add_input("ids", DType::I64, &[Dim::BATCH, Dim::SEQUENCE]).unwrap();
+    let zero = g.add_constant("zero", Tensor::scalar(0i64));
+    let axis = g.add_constant("axis", Tensor::scalar(1i64));
+    let real = g.op("Greater", &[ids, zero], Attrs::none()).unwrap();
+    let real = g.op("Cast", &[real], Attrs::none().with("to", 7)).unwrap();
+    for x in [ids, real] {
+        let sum = g.op("CumSum", &[x, axis], Attrs::none()).unwrap();
+        g.outputs.push(sum);
+    }
+    let ids = Tensor::new(&[1, 4], &[5i64, 1 << 40, 0, 3]).unwrap();
+    let out = run(&compile(&g), &[&ids]);
+    let big = (1 << 40) + 5;
+    assert_eq!(out[0], Tensor::new(&[1, 4], &[5i64, big, big, big + 3]).unwrap());
+    assert_eq!(out[1], Tensor::new(&[1, 4], &[1i64, 2, 2, 3]).unwrap());
+}
+
+#[test]
 fn what_cannot_be_compiled_is_named() {
     let mut g = small_text_model();
     g.nodes[0].op = "FrozenNothing".into();
@@ -318,4 +341,57 @@ fn what_cannot_be_compiled_is_named() {
     g.nodes.remove(0);
     let e = TractEngine::new().compile(&g, &[]).err().unwrap();
     assert!(e.to_string().contains("before it is made"), "{e}");
+}
+
+fn tensors(path: &std::path::Path) -> HashMap<String, Tensor> {
+    let bytes = std::fs::read(path).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let read = |name: &str, view: safetensors::tensor::TensorView| {
+        let dtype = match view.dtype() {
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::I64 => DType::I64,
+            other => panic!("{name}: {other:?}"),
+        };
+        (name.to_owned(), Tensor::from_bytes(dtype, view.shape(), view.data()).unwrap())
+    };
+    file.tensors().into_iter().map(|(name, view)| read(&name, view)).collect()
+}
+
+/// Runs `g` on the two inputs of an export and compares with what torch gave.
+fn agrees_with_torch(export: &str, g: &Graph, pins: &[(Dim, usize)], cases: &[&str]) {
+    let io = tensors(&fixture(&format!("exports/{export}/io.safetensors")));
+    let p =
+        TractEngine::with_threads(2).compile(g, pins).unwrap_or_else(|e| panic!("{export}: {e}"));
+    for case in cases {
+        let inputs: Vec<Feed> =
+            p.inputs().iter().map(|name| Feed::Tensor(&io[&format!("{case}.{name}")])).collect();
+        let have = p.run(&inputs).unwrap_or_else(|e| panic!("{export} {case}: {e}"));
+        let want = &io[&format!("{case}.last_hidden_state")];
+        assert_eq!(have[0].shape(), want.shape(), "{export} {case}");
+        for (h, w) in have[0].to_f32().iter().zip(want.to_f32().iter()) {
+            assert!((h - w).abs() < 2e-5, "{export} {case}: {h}, not {w}");
+        }
+    }
+}
+
+#[test]
+fn exports_run_as_in_torch() {
+    for export in [
+        "bert-additive",
+        "bert-dynamo",
+        "bert-eager",
+        "bert-external",
+        "bert-legacy",
+        "roberta-dynamo",
+        "roberta-legacy",
+        "vit-dynamo",
+        "vit-legacy",
+    ] {
+        let path = fixture(&format!("exports/{export}/model.onnx"));
+        let mut g = onnx::read(&path).unwrap();
+        canonicalise(&mut g).unwrap();
+        padding_masks(&mut g).unwrap();
+        agrees_with_torch(export, &g, &[], &["a", "b"]);
+        agrees_with_torch(export, &g, &[(Dim::BATCH, 3)], &["b"]);
+    }
 }

@@ -12,7 +12,6 @@ mod integers;
 mod lower;
 mod panels;
 mod program;
-mod rewrite;
 mod stored;
 
 use std::sync::Arc;
@@ -53,8 +52,7 @@ impl TractEngine {
 
     fn plan(&self, graph: &Graph, pins: &[(Dim, usize)]) -> TractResult<TractProgram> {
         let inputs = lower::inputs(graph, pins);
-        let graph = rewrite::counts_in_i32(graph)?;
-        let model = lower::lower(&graph, &inputs)?.into_optimized()?;
+        let model = lower::lower(graph, &inputs)?.into_optimized()?;
         let options = RunOptions { executor: Some(self.executor.clone()), ..Default::default() };
         Ok(TractProgram::new(inputs, model.into_runnable_with_options(&options)?))
     }
