@@ -48,7 +48,8 @@ pub struct Manifest {
     pub report: Report,
     /// The files, in the order in which they enter the digest.
     pub files: Vec<FileEntry>,
-    /// SHA-256 over the lines `name size sha256` of all files.
+    /// SHA-256 over the lines `name size sha256` of all files, and a last line
+    /// `reading - sha256` over how they are read: see [`Manifest::digest_now`].
     pub digest: String,
     /// Where things can attach.
     pub sites: Sites,
@@ -132,8 +133,17 @@ impl Manifest {
         if let Some(f) = manifest.files.iter().find(|f| !bare(&f.name)) {
             return Err(bad(format!("`{}` is not a bare file name", f.name)));
         }
-        if manifest.digest != digest_of(&manifest.files) {
-            return Err(bad("the digest does not belong to the files".into()));
+        for name in [MODEL_FILE, WEIGHTS_FILE] {
+            if !manifest.has(name) {
+                return Err(bad(format!("it does not list {name}")));
+            }
+        }
+        let s = &manifest.sites;
+        if s.heads == 0 || s.width == 0 || s.width % s.heads != 0 || manifest.max_length == 0 {
+            return Err(bad("width, heads or max_length cannot be right".into()));
+        }
+        if manifest.digest != manifest.digest_now() {
+            return Err(bad("the digest does not belong to it".into()));
         }
         Ok(manifest)
     }
@@ -166,6 +176,17 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// The digest that belongs to the files, family, pooling, length, padding and sites: all that
+    /// a delta depends on.
+    pub(super) fn digest_now(&self) -> String {
+        let files: String =
+            self.files.iter().map(|f| format!("{} {} {}\n", f.name, f.bytes, f.sha256)).collect();
+        let reading = (&self.family, self.pooling, self.max_length, self.pad_id, &self.sites);
+        // These types always serialize.
+        let reading = serde_json::to_vec(&reading).unwrap_or_default();
+        hex(&Sha256::digest(format!("{files}reading - {}\n", hex(&Sha256::digest(reading)))))
     }
 
     /// True if the backbone has that file.
@@ -201,13 +222,6 @@ impl FileEntry {
         }
         Ok(FileEntry { name: name.to_owned(), bytes, sha256: hex(&hash.finalize()) })
     }
-}
-
-/// The digest that binds deltas to these files.
-pub(super) fn digest_of(files: &[FileEntry]) -> String {
-    let lines: String =
-        files.iter().map(|f| format!("{} {} {}\n", f.name, f.bytes, f.sha256)).collect();
-    hex(&Sha256::digest(lines))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,7 +2,7 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::manifest::{FORMAT, digest_of};
+use super::manifest::FORMAT;
 use super::{
     BackboneError, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report, TOKENIZER_FILE,
     WEIGHTS_FILE, Weights, quantize, site,
@@ -271,9 +271,10 @@ fn write(
     };
     fs::create_dir_all(&temp).map_err(io(&temp))?;
     let result = write_files(options, graph, sites, report, &temp).and_then(|manifest| {
+        crate::fs::sync_folder(&temp).map_err(io(&temp))?;
         // An empty directory may stand there already; rename replaces it.
         fs::rename(&temp, out).map_err(io(out))?;
-        File::open(parent).and_then(|d| d.sync_all()).map_err(io(parent))?;
+        crate::fs::sync_folder(parent).map_err(io(parent))?;
         Ok(manifest)
     });
     if result.is_err() {
@@ -321,7 +322,7 @@ fn write_files(
     let limit = learned.or(rows).unwrap_or(512);
     let stem = options.model.parent().and_then(Path::file_name);
     let name = options.name.clone().or_else(|| stem.map(|s| s.to_string_lossy().into_owned()));
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format: FORMAT,
         name: name.unwrap_or_else(|| family.to_owned()),
         family: family.to_owned(),
@@ -335,10 +336,11 @@ fn write_files(
         licence: options.licence.clone(),
         source: options.source.clone(),
         report,
-        digest: digest_of(&files),
+        digest: String::new(),
         files,
         sites,
     };
+    manifest.digest = manifest.digest_now();
     let text = serde_json::to_string_pretty(&manifest).map_err(|e| BackboneError::Manifest {
         path: dir.join(MANIFEST_FILE),
         reason: e.to_string(),

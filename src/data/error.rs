@@ -97,6 +97,18 @@ pub enum DataError {
         /// The splits of the file.
         found: Vec<String>,
     },
+    /// A row is of a class that the delta does not know.
+    #[error("{path} line {line}: label {label:?} is not one of the delta's: {known:?}", path = .path.display())]
+    UnknownLabel {
+        /// The file.
+        path: PathBuf,
+        /// Line where the row starts, from 1.
+        line: u64,
+        /// Its label.
+        label: String,
+        /// The labels of the delta.
+        known: Vec<String>,
+    },
     /// The selection is too small to learn a classification.
     #[error("{path}: the selected rows have {have} class(es) {found:?}, at least {want} are needed", path = .path.display())]
     TooFewClasses {
@@ -210,6 +222,7 @@ impl DataError {
             DataError::Utf8 { .. } => "data.utf8",
             DataError::EmptyField { .. } => "data.empty-field",
             DataError::NoSuchSplit { .. } => "data.no-such-split",
+            DataError::UnknownLabel { .. } => "data.unknown-label",
             DataError::TooFewClasses { .. } => "data.too-few-classes",
             DataError::TooFewRows { .. } => "data.too-few-rows",
             DataError::Fraction { .. } => "data.fraction",

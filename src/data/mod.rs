@@ -23,4 +23,4 @@ mod tokenizer;
 
 pub use error::DataError;
 pub use text::{Dataset, Row};
-pub use tokenizer::{Encoded, TextBatch, TextEncoder, batch, bucket};
+pub use tokenizer::{Encoded, TextBatch, TextEncoder, batch};

@@ -198,33 +198,3 @@ pub fn batch(texts: &[Encoded], pad_to: usize, pad_id: i64) -> Result<TextBatch,
         token_type_ids: padded(&|e| e.type_ids.clone(), 0)?,
     })
 }
-
-/// The length to pad `len` tokens to, at most `max`: 8, 16, 24, 32, 48, 64, 96, 128, ... Few
-/// different lengths mean few different programs.
-pub fn bucket(len: usize, max: usize) -> usize {
-    let size = match len {
-        0..=8 => 8,
-        9..=16 => 16,
-        _ => match len.checked_next_power_of_two() {
-            Some(power) if len <= power / 4 * 3 => power / 4 * 3,
-            Some(power) => power,
-            None => max,
-        },
-    };
-    size.min(max)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buckets_cover_every_length() {
-        let sizes: Vec<_> = (0..=512).map(|n| bucket(n, 512)).collect();
-        let mut distinct = sizes.clone();
-        distinct.dedup();
-        assert_eq!(distinct, [8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]);
-        assert!(sizes.iter().enumerate().all(|(n, &size)| n <= size && size <= (2 * n).max(8)));
-        assert_eq!((bucket(100, 120), bucket(13, 10), bucket(usize::MAX, 40)), (120, 10, 40));
-    }
-}

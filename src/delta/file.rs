@@ -1,10 +1,8 @@
-//! Careful file access: bounded reads of regular files, and writes that happen whole or not at
-//! all.
+//! Careful file access: bounded reads of regular files, and new files that are on the medium.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 /// Whether the last part of a path may be a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,40 +72,4 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// Waits until the names in a directory are on the medium.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    // Other systems cannot open a directory as a file, and order names in their journals.
-    if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
-}
-
-/// Puts `bytes` at `path`, whole or not at all: a reader sees the old file or the new one, also
-/// after a power cut.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temp = temp_beside(path)?;
-    let done = write_new(&temp, bytes, 0o666).and_then(|()| fs::rename(&temp, path));
-    if let Err(e) = done {
-        // The first error says more than one of the clean-up would.
-        let _ = fs::remove_file(&temp);
-        return Err(e);
-    }
-    sync_dir(dir_of(path))
-}
-
-fn dir_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
-}
-
-/// A name in the same directory, because a rename does not cross file systems.
-fn temp_beside(path: &Path) -> io::Result<PathBuf> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    if path.file_name().is_none() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"));
-    }
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    Ok(dir_of(path).join(format!(".edge-tune-{}-{count}.tmp", std::process::id())))
 }

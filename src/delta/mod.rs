@@ -118,7 +118,7 @@ impl Delta {
     /// [`DeltaError::Io`], and then `path` is as it was; only where the directory cannot be
     /// synced after the rename, it may hold the new file.
     pub fn write(&self, path: &Path) -> Result<(), DeltaError> {
-        file::write_atomic(path, &self.to_bytes()?).map_err(|source| DeltaError::Io {
+        crate::fs::write_atomic(path, &self.to_bytes()?).map_err(|source| DeltaError::Io {
             file: path.display().to_string(),
             action: "write",
             source,

@@ -199,8 +199,8 @@ pub fn find(name: &str) -> Result<&'static dyn Method, MethodError> {
     })
 }
 
-/// The linear classifier: `head.weight [K, d]`, `head.bias [K]` (METHODS 3.1), which every trained
-/// method has.
+/// The linear classifier: `head.weight [K, d]`, `head.bias [K]`, which every trained method
+/// has.
 fn head(
     backbone: &Manifest,
     classes: usize,

@@ -11,7 +11,7 @@ use super::program::{Compiled, signature};
 use super::{RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
-use crate::data::{Encoded, TextEncoder, bucket};
+use crate::data::{Encoded, TextEncoder};
 use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::tensor::Tensor;
@@ -213,10 +213,9 @@ impl Model {
         let encoded = task.limit().encode(self.encoder()?, text)?;
         let logits = self.logits(task, &[&encoded])?;
         let scores = softmax(&logits.to_f32());
-        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |b| b.0);
         let labels = &task.metadata().labels;
         Ok(Prediction {
-            label: labels.get(best).cloned().unwrap_or_default(),
+            label: labels.get(best(&scores)).cloned().unwrap_or_default(),
             scores,
             task: task.metadata().task.clone(),
             generation,
@@ -229,9 +228,7 @@ impl Model {
     /// Whatever the engine fails with.
     pub fn logits(&self, task: &Task, texts: &[&Encoded]) -> Result<Tensor, Error> {
         let longest = texts.iter().map(|e| e.ids.len()).max().unwrap_or(1);
-        // One input alone needs no padding: the sequence is free in the program.
-        let pad_to = if texts.len() == 1 { longest } else { bucket(longest, task.limit().0) };
-        let inputs = encode_batch(&self.backbone, texts, pad_to, texts.len())?;
+        let inputs = encode_batch(&self.backbone, texts, longest, texts.len())?;
         Ok(task.run(&inputs)?.0)
     }
 
@@ -256,6 +253,11 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Position of the largest score.
+pub fn best(scores: &[f32]) -> usize {
+    scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |b| b.0)
 }
 
 /// Probabilities from scores.

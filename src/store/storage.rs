@@ -87,7 +87,7 @@ impl Storage for Disk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        file::sync_dir(&self.root.join(path))
+        crate::fs::sync_folder(&self.root.join(path))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

@@ -7,7 +7,7 @@ use super::graphs::Graphs;
 use super::options::{Ended, Event, Example, Observer, OptimizerKind, Options, Report, Validation};
 use super::runner::{Runner, Values, run};
 use super::{
-    Best, Checkpoint, Optimizer, ParamSpec, Rule, Sampler, Schedule, Shape, TrainError,
+    Best, Checkpoint, Optimizer, ParamSpec, Rule, Sampler, Schedule, Shape, Task, TrainError,
     clip_global_norm, initial, plan,
 };
 use crate::Error;
@@ -15,8 +15,8 @@ use crate::backbone::Backbone;
 use crate::delta::{Delta, Metadata, SelfTest};
 use crate::engine::Engine;
 use crate::graph::{Dim, Graph};
-use crate::methods::{Hyperparameters, Method, Plan, Settings, Training};
-use crate::runtime::Model;
+use crate::methods::{Hyperparameters, Plan, Training};
+use crate::runtime::best;
 use crate::tensor::{DType, Tensor};
 
 /// Seconds between checkpoints.
@@ -24,26 +24,6 @@ const CHECKPOINT_EVERY: f64 = 20.0;
 /// Fixed sentences: a self-test must not carry the user's data.
 const SELF_TEST: [&str; 3] =
     ["edge-tune self-test", "The quick brown fox jumps over the lazy dog.", "12:30? Yes, please!"];
-
-/// What is learned from, and where.
-pub struct Task<'a> {
-    /// The backbone with its engine and tokenizer.
-    pub model: &'a Model,
-    /// The method.
-    pub method: &'a dyn Method,
-    /// Its settings.
-    pub settings: Settings,
-    /// Name of the task, for the store.
-    pub name: String,
-    /// Class names.
-    pub labels: Vec<String>,
-    /// What is trained on.
-    pub train: Vec<Example>,
-    /// What is held out.
-    pub validation: Vec<Example>,
-    /// Identifies the data in a checkpoint.
-    pub data_digest: String,
-}
 
 /// Trains a delta.
 ///
@@ -173,7 +153,11 @@ impl<'a> Run<'a> {
         let features = runner.features(&self.examples, &self.train, &none)?;
         let features: Vec<Vec<f32>> = features.into_iter().map(unit).collect();
         let (classes, d) = (self.task.labels.len(), self.backbone.sites().width);
-        let (means, counts) = initial::class_means(&features, &self.labels(&self.train), classes);
+        let (mut means, mut counts) =
+            initial::class_means(&features, &self.labels(&self.train), classes);
+        if let Some(parent) = self.task.parent {
+            add_means(parent, &mut means, &mut counts);
+        }
         if !self.validation.is_empty() {
             let held = runner.features(&self.examples, &self.validation, &none)?;
             let units: Vec<Vec<f32>> = means.chunks(d).map(|m| unit(m.to_vec())).collect();
@@ -197,6 +181,7 @@ impl<'a> Run<'a> {
             "settings": self.task.settings.to_json(),
             "backbone": self.backbone.digest(),
             "data": self.task.data_digest,
+            "parent": self.task.parent.map(Delta::digest),
             "validation_rows": self.validation.len(),
             "seed": self.options.seed,
             "batch": self.options.batch,
@@ -228,7 +213,8 @@ impl<'a> Run<'a> {
             go_on
         })?;
         if !go_on {
-            return Err(self.interrupted(0));
+            // Nothing is trained yet: there is nothing to keep.
+            return Err(TrainError::Interrupted { step: 0, checkpoint: None }.into());
         }
         let mut values = initial::values(
             self.backbone,
@@ -238,8 +224,13 @@ impl<'a> Run<'a> {
             &self.train,
             self.options.seed,
         )?;
-        let classes = self.task.labels.len();
-        initial::set_head(runner, &self.examples, &self.train, classes, &mut values)?;
+        match self.task.parent {
+            Some(parent) => values = self.unpack(runner, parent.tensors(), &values),
+            None => {
+                let classes = self.task.labels.len();
+                initial::set_head(runner, &self.examples, &self.train, classes, &mut values)?;
+            }
+        }
         runner.forget_features();
 
         let specs: Vec<ParamSpec> = runner
@@ -424,6 +415,7 @@ impl<'a> Run<'a> {
             Metadata::new(self.task.method.name(), self.backbone.digest(), &self.task.labels);
         metadata.config = self.task.settings.to_json();
         metadata.task.clone_from(&self.task.name);
+        metadata.parent = self.task.parent.map(|p| p.digest().to_owned());
         let half = |(name, t): (String, Tensor)| match t.dtype() {
             DType::F32 => (name, t.to_f16()),
             _ => (name, t),
@@ -443,6 +435,24 @@ impl<'a> Run<'a> {
     }
 }
 
+/// Adds the means of an earlier delta, each weighted by the examples it was made of.
+fn add_means(parent: &Delta, means: &mut [f32], counts: &mut [i64]) {
+    let tensor = |name: &str| parent.tensor(name);
+    let (Some(old), Some(old_counts)) = (tensor("prototypes.mean"), tensor("prototypes.count"))
+    else {
+        return;
+    };
+    let (old, old_counts) = (old.to_f32(), old_counts.as_slice::<i64>().unwrap_or_default());
+    let d = means.len() / counts.len().max(1);
+    let rows = means.chunks_mut(d.max(1)).zip(counts).zip(old.chunks(d.max(1)).zip(old_counts));
+    for ((mean, count), (old, &old_count)) in rows {
+        let total = (*count + old_count).max(1) as f32;
+        let (new, old_share) = (*count as f32 / total, old_count as f32 / total);
+        mean.iter_mut().zip(old).for_each(|(m, o)| *m = *m * new + o * old_share);
+        *count += old_count;
+    }
+}
+
 fn pack(
     runner: &Runner<'_>,
     values: &Values,
@@ -452,10 +462,8 @@ fn pack(
 }
 
 /// Share of rows whose largest score is at their label.
-pub(crate) fn accuracy(scores: &[Vec<f32>], labels: &[usize]) -> f64 {
-    let right = scores.iter().zip(labels).filter(|(s, l)| {
-        s.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).is_some_and(|(best, _)| best == **l)
-    });
+fn accuracy(scores: &[Vec<f32>], labels: &[usize]) -> f64 {
+    let right = scores.iter().zip(labels).filter(|(s, l)| best(s) == **l);
     right.count() as f64 / labels.len().max(1) as f64
 }
 

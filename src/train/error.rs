@@ -91,6 +91,14 @@ pub enum TrainError {
         /// One `setting: OLD there, NEW now` per difference.
         differences: Vec<String>,
     },
+    /// Training cannot go on from this delta.
+    #[error("cannot go on from {delta}: {reason}; calibrate anew instead")]
+    Parent {
+        /// The delta.
+        delta: String,
+        /// Why not.
+        reason: String,
+    },
     /// The run does not fit into the memory it may take.
     #[error("the run needs at least {least} bytes of memory, {max} are allowed; raise --max-ram to {}M, or choose a smaller method", .least.div_ceil(1 << 20))]
     Memory {
@@ -140,6 +148,7 @@ impl TrainError {
             TrainError::CheckpointIo { .. } => "train.checkpoint-io",
             TrainError::BadCheckpoint { .. } => "train.bad-checkpoint",
             TrainError::OtherRun { .. } => "train.other-run",
+            TrainError::Parent { .. } => "train.parent",
             TrainError::Memory { .. } => "train.memory",
             TrainError::Label { .. } => "train.label",
             TrainError::Diverged { .. } => "train.diverged",

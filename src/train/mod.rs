@@ -6,6 +6,7 @@
 mod calibrate;
 mod checkpoint;
 mod error;
+mod evaluate;
 mod graphs;
 mod initial;
 mod memory;
@@ -15,13 +16,16 @@ mod plan;
 mod runner;
 mod sampler;
 mod schedule;
+mod task;
 
-pub use calibrate::{Task, calibrate};
+pub use calibrate::calibrate;
 pub use checkpoint::{Best, Checkpoint};
 pub use error::TrainError;
+pub use evaluate::{ClassScore, Evaluation, evaluate, examples};
 pub use optimizer::{Moments, Optimizer, OptimizerState, ParamSpec, Rule, clip_global_norm};
 pub use options::{
     Budget, Ended, Event, Example, Observer, OptimizerKind, Options, Report, Validation,
 };
 pub use sampler::Sampler;
 pub use schedule::{Schedule, Shape};
+pub use task::Task;

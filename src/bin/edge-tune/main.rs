@@ -1,2 +1,80 @@
-//! The edge-tune command line.
-fn main() {}
+//! The edge-tune command line: one file per subcommand.
+
+mod apply;
+mod calibrate;
+mod completions;
+mod eval;
+mod inspect;
+mod list;
+mod locate;
+mod methods;
+mod output;
+mod predict;
+mod prepare;
+mod progress;
+mod remove;
+mod rollback;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use output::Output;
+
+/// One frozen backbone, many tiny deltas: prepare, train, install and run them on the device.
+///
+/// Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed,
+/// 2 wrong use, 130 interrupted.
+#[derive(Parser)]
+#[command(name = "edge-tune", version, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object on stdout.
+    #[arg(long, global = true, help_heading = "General options")]
+    json: bool,
+    /// Print no progress.
+    #[arg(long, short, global = true, help_heading = "General options")]
+    quiet: bool,
+    /// Threads of the engine; all cores by default.
+    #[arg(long, global = true, value_name = "N", help_heading = "General options")]
+    threads: Option<usize>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Prepare(prepare::Args),
+    Inspect(inspect::Args),
+    Methods(methods::Args),
+    Calibrate(calibrate::Args),
+    Apply(apply::Args),
+    Predict(predict::Args),
+    Eval(eval::Args),
+    List(list::Args),
+    Rollback(rollback::Args),
+    Remove(remove::Args),
+    Completions(completions::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let out = Output { json: cli.json, quiet: cli.quiet, threads: cli.threads };
+    let result = match cli.command {
+        Command::Prepare(args) => prepare::run(args, &out),
+        Command::Inspect(args) => inspect::run(args, &out),
+        Command::Methods(args) => methods::run(args, &out),
+        Command::Calibrate(args) => calibrate::run(args, &out),
+        Command::Apply(args) => apply::run(args, &out),
+        Command::Predict(args) => predict::run(args, &out),
+        Command::Eval(args) => eval::run(args, &out),
+        Command::List(args) => list::run(args, &out),
+        Command::Rollback(args) => rollback::run(args, &out),
+        Command::Remove(args) => remove::run(args, &out),
+        Command::Completions(args) => completions::run(args, &out),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => out.fail(&e),
+    }
+}

@@ -1,0 +1,88 @@
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use edge_tune::Error;
+use edge_tune::data::Dataset;
+use edge_tune::runtime::{Model, Task};
+use edge_tune::train::{Evaluation, evaluate, examples};
+use serde_json::json;
+
+use crate::locate::{BackboneArg, DeltaArg};
+use crate::output::Output;
+use crate::progress::{self, Progress};
+
+/// Measure a delta on labelled data.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    backbone: BackboneArg,
+    #[command(flatten)]
+    delta: DeltaArg,
+    /// CSV with the columns text, label and optionally split.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Split to use, if the file has splits.
+    #[arg(long, default_value = "test", value_name = "NAME")]
+    split: String,
+}
+
+pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
+    progress::catch_interrupts()?;
+    let model = args.backbone.open(out)?;
+    let (task, generation) = args.delta.load(&model)?;
+    let result = measure(&model, &task, &args.data, &args.split, out)?;
+    let mut value = serde_json::to_value(&result)?;
+    if let Some(map) = value.as_object_mut() {
+        map.insert("task".into(), json!(task.metadata().task));
+        map.insert("method".into(), json!(task.metadata().method));
+        map.insert("generation".into(), json!(generation));
+        map.insert("split".into(), json!(args.split));
+    }
+    out.print(&value, text(&result))
+}
+
+/// Evaluates `task` on one split of a file.
+pub fn measure(
+    model: &Model,
+    task: &Task,
+    data: &std::path::Path,
+    split: &str,
+    out: &Output,
+) -> anyhow::Result<Evaluation> {
+    let data = Dataset::open(data).map_err(Error::from)?;
+    let rows = data.split(split).map_err(Error::from)?;
+    let labels = &task.metadata().labels;
+    let examples = examples(model, &data, &rows, labels, task.limit())?;
+    let total = examples.len() as u64;
+    let mut bar = Progress::new("evaluating", total, out.quiet);
+    let result = evaluate(model, task, &examples, |done| {
+        bar.set(done as u64, total, String::new);
+        !progress::interrupted()
+    });
+    bar.finish();
+    Ok(result?)
+}
+
+fn text(e: &Evaluation) -> String {
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "accuracy {:.4}, macro F1 {:.4}, {} rows, {:.1} s",
+        e.accuracy, e.macro_f1, e.n, e.seconds
+    );
+    let width = e.labels.iter().map(|l| l.chars().count()).max().unwrap_or(0).max(5);
+    let _ = writeln!(
+        text,
+        "\n{:<width$}  {:>6} {:>8} {:>9} {:>6}",
+        "class", "rows", "accuracy", "precision", "F1"
+    );
+    for label in &e.labels {
+        let c = &e.per_class[label];
+        let _ = writeln!(
+            text,
+            "{label:<width$}  {:>6} {:>8.4} {:>9.4} {:>6.4}",
+            c.n, c.accuracy, c.precision, c.f1
+        );
+    }
+    text
+}

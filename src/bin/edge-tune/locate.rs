@@ -1,0 +1,147 @@
+//! Where backbone and store are when no option says so.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use edge_tune::Error;
+use edge_tune::backbone::MANIFEST_FILE;
+use edge_tune::delta::Delta;
+use edge_tune::runtime::{Model, Task};
+use edge_tune::store::{Entry, Store};
+
+use crate::output::{Output, usage};
+
+/// The bundled backbone.
+const BUNDLED: &str = "models/minilm-l6";
+
+#[derive(Args)]
+pub struct BackboneArg {
+    /// Backbone directory; $EDGE_TUNE_BACKBONE or the bundled models/minilm-l6 by default.
+    #[arg(long, value_name = "DIR")]
+    backbone: Option<PathBuf>,
+}
+
+impl BackboneArg {
+    pub fn dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.backbone {
+            return Ok(dir.clone());
+        }
+        if let Some(dir) = env::var_os("EDGE_TUNE_BACKBONE").filter(|d| !d.is_empty()) {
+            return Ok(dir.into());
+        }
+        let program = env::current_exe().ok();
+        let program = program.as_deref().and_then(Path::parent);
+        let here = env::current_dir().ok();
+        let around = |dir: Option<&Path>| -> Vec<PathBuf> {
+            dir.into_iter().flat_map(Path::ancestors).map(Path::to_owned).collect()
+        };
+        let mut places = around(here.as_deref());
+        places.extend(around(program));
+        places.extend(program.map(|p| p.join("../share/edge-tune")));
+        places.push(env!("CARGO_MANIFEST_DIR").into());
+        let found = places.into_iter().map(|p| p.join(BUNDLED));
+        found.into_iter().find(|p| p.join(MANIFEST_FILE).is_file()).ok_or_else(|| {
+            usage(format!("the bundled backbone {BUNDLED} was not found; name one with --backbone"))
+        })
+    }
+
+    pub fn open(&self, out: &Output) -> anyhow::Result<Model> {
+        Ok(Model::open(&self.dir()?, out.engine())?)
+    }
+}
+
+#[derive(Args)]
+pub struct StoreArg {
+    /// Directory of installed deltas; $EDGE_TUNE_STORE or the user's data directory by default.
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
+}
+
+impl StoreArg {
+    pub fn dir(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.store {
+            return Ok(dir.clone());
+        }
+        let var = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let home = || var("HOME").or_else(|| var("USERPROFILE"));
+        let data = || {
+            var("XDG_DATA_HOME").or_else(|| var("LOCALAPPDATA")).or_else(|| {
+                let sub = match cfg!(target_os = "macos") {
+                    true => "Library/Application Support",
+                    false => ".local/share",
+                };
+                home().map(|h| h.join(sub))
+            })
+        };
+        var("EDGE_TUNE_STORE")
+            .or_else(|| data().map(|d| d.join("edge-tune/store")))
+            .ok_or_else(|| usage("no home directory is known; name a store with --store"))
+    }
+
+    pub fn open(&self) -> anyhow::Result<Store> {
+        Ok(Store::open(&self.dir()?).map_err(Error::from)?)
+    }
+}
+
+/// A delta from a file or from the store.
+#[derive(Args)]
+pub struct DeltaArg {
+    /// Delta file to use instead of an installed one.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["store", "task"])]
+    delta: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArg,
+    /// Installed task to use; may be left out if there is only one.
+    #[arg(long, value_name = "NAME")]
+    task: Option<String>,
+}
+
+impl DeltaArg {
+    /// Loads the delta: (task, generation in the store, 0 for a file).
+    pub fn load(&self, model: &Model) -> anyhow::Result<(Arc<Task>, u64)> {
+        if let Some(path) = &self.delta {
+            let delta = Delta::read(path).map_err(Error::from)?;
+            return Ok((model.load(&delta)?, 0));
+        }
+        let store = self.store.open()?;
+        let (name, entry) = self.entry(&store)?;
+        let delta = store.load(&entry).map_err(Error::from)?;
+        let task = model.load(&delta).with_context(|| format!("task `{name}`"))?;
+        Ok((task, entry.generation))
+    }
+
+    fn entry(&self, store: &Store) -> anyhow::Result<(String, Entry)> {
+        if let Some(name) = &self.task {
+            return match store.active(name).map_err(Error::from)? {
+                Some(entry) => Ok((name.clone(), entry)),
+                None => {
+                    let dir = self.store.dir()?;
+                    let unknown = edge_tune::store::StoreError::UnknownTask {
+                        store: dir,
+                        task: name.clone(),
+                    };
+                    Err(Error::from(unknown).into())
+                }
+            };
+        }
+        let tasks = store.list().map_err(Error::from)?;
+        let names: Vec<&str> = tasks.iter().map(|t| t.task.as_str()).collect();
+        match (tasks.as_slice(), self.store.dir()?.display()) {
+            ([one], _) => {
+                let entry = one.active_entry().cloned();
+                let entry = entry.with_context(|| format!("task `{}` has no delta", one.task))?;
+                Ok((one.task.clone(), entry))
+            }
+            ([], dir) => Err(usage(format!(
+                "{dir}: nothing is installed; name a delta file with --delta or install one with `edge-tune apply`"
+            ))),
+            (_, dir) => Err(usage(format!(
+                "{dir}: several tasks are installed, choose one with --task: {}",
+                names.join(", ")
+            ))),
+        }
+    }
+}

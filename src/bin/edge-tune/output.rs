@@ -1,0 +1,126 @@
+//! What reaches stdout and stderr, and the exit status.
+
+use std::error::Error as StdError;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use edge_tune::Error;
+use edge_tune::engine::Engine;
+use edge_tune::engine::tract::TractEngine;
+use edge_tune::store::StoreError;
+use edge_tune::train::TrainError;
+use serde::Serialize;
+use serde_json::json;
+
+/// The general options.
+pub struct Output {
+    pub json: bool,
+    pub quiet: bool,
+    pub threads: Option<usize>,
+}
+
+/// Flags or arguments that do not go together.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Usage {}
+
+/// An error of wrong use: exit status 2.
+pub fn usage(text: impl Into<String>) -> anyhow::Error {
+    Usage(text.into()).into()
+}
+
+impl Output {
+    /// The engine that the options ask for.
+    pub fn engine(&self) -> Arc<dyn Engine> {
+        let all = std::thread::available_parallelism().map_or(1, |n| n.get());
+        Arc::new(TractEngine::with_threads(self.threads.unwrap_or(all)))
+    }
+
+    /// Prints `value` as JSON, or `text`, with a line break at the end.
+    pub fn print(&self, value: &impl Serialize, text: impl Display) -> anyhow::Result<()> {
+        match self.json {
+            true => line(serde_json::to_string(value)?),
+            false => line(text),
+        }
+    }
+
+    /// A message on stderr.
+    pub fn note(&self, text: impl Display) {
+        if !self.quiet {
+            // Nothing can be done about a closed stderr.
+            let _ = writeln!(io::stderr(), "{text}");
+        }
+    }
+
+    /// Reports the error; with `--json` also on stdout.
+    pub fn fail(&self, error: &anyhow::Error) -> ExitCode {
+        if broken_pipe(error) {
+            return ExitCode::SUCCESS;
+        }
+        let library = error.chain().find_map(|e| e.downcast_ref::<Error>());
+        let code = match library {
+            Some(e) => code(e),
+            None if error.downcast_ref::<Usage>().is_some() => "usage",
+            None => "failed",
+        };
+        let message = describe(error);
+        let _ = writeln!(io::stderr(), "error: {message}");
+        if self.json {
+            let _ = line(json!({ "error": { "code": code, "message": message } }));
+        }
+        match library {
+            Some(Error::Train(TrainError::Interrupted { .. })) => ExitCode::from(130),
+            Some(Error::Method(_) | Error::Store(StoreError::TaskName { .. })) => ExitCode::from(2),
+            _ if code == "usage" => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// The code of what a check inside the store refused, not only that it was refused.
+fn code(error: &Error) -> &'static str {
+    if let Error::Store(StoreError::Refused { source, .. }) = error
+        && let Some(inner) = source.downcast_ref::<Error>()
+    {
+        return inner.code();
+    }
+    error.code()
+}
+
+/// The error and its causes on one line, each said once.
+fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// Writes a line to stdout.
+pub fn line(text: impl Display) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", text.to_string().trim_end_matches('\n'))?;
+    out.flush()?;
+    Ok(())
+}
+
+/// True if the reader of stdout went away, as `head` does.
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    let is = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    error.downcast_ref::<io::Error>().is_some_and(is)
+}

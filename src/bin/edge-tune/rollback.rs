@@ -1,0 +1,29 @@
+use edge_tune::Error;
+use serde_json::json;
+
+use crate::locate::StoreArg;
+use crate::output::Output;
+
+/// Make the delta active again that was so before the active one.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Task to roll back.
+    task: String,
+    #[command(flatten)]
+    store: StoreArg,
+}
+
+pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
+    let entry = args.store.open()?.rollback(&args.task).map_err(Error::from)?;
+    let value = json!({
+        "task": args.task,
+        "generation": entry.generation,
+        "digest": entry.digest,
+        "method": entry.method,
+    });
+    let text = format!(
+        "task {}: generation {} is active again ({})",
+        args.task, entry.generation, entry.method
+    );
+    out.print(&value, text)
+}
