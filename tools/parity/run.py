@@ -157,7 +157,8 @@ def main():
                         f.write(line + "\n")
     text, over = table(records)
     print(text)
-    write_page(text)
+    if "edge-tune" in args.sides:
+        write_page(text)
     if over:
         sys.exit(f"over {TARGET} points: {over}")
 

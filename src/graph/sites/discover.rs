@@ -242,12 +242,16 @@ impl Walk<'_> {
         width: usize,
     ) -> Option<PositionSite> {
         let g = self.graph;
-        let (n, node) = g.nodes.iter().enumerate().find(|(n, node)| {
-            self.is_table_gather(*n)
-                && node.input(1).is_ok_and(|i| i != ids && Some(i) != types)
-                && g.width(self.output(*n)) == Some(width)
-        })?;
-        let rows = g.shape(node.input(0).ok()?)[0].constant()?;
+        let rows = |n: usize| {
+            let node = &g.nodes[n];
+            let other = node.input(1).is_ok_and(|i| i != ids && Some(i) != types);
+            let fits = other && self.is_table_gather(n) && g.width(self.output(n)) == Some(width);
+            fits.then(|| g.shape(node.input(0).ok()?)[0].constant()).flatten()
+        };
+        // RoBERTa also has a table of token types, which no input reads: it has one row.
+        let tables = (0..g.nodes.len()).filter_map(|n| Some((rows(n)?, n)));
+        let (rows, n) = tables.filter(|t| t.0 > 1).max_by_key(|t| t.0)?;
+        let node = &g.nodes[n];
         let indices = node.input(1).ok()?;
         Some(PositionSite { value: self.name(self.output(n)), indices: self.name(indices), rows })
     }
