@@ -395,3 +395,15 @@ fn exports_run_as_in_torch() {
         agrees_with_torch(export, &g, &[(Dim::BATCH, 3)], &["b"]);
     }
 }
+
+#[test]
+fn a_confident_mistake_has_a_finite_loss() {
+    let mut g = Graph::new();
+    let x = g.add_input("x", DType::F32, &[Dim::fixed(1), Dim::fixed(3)]).unwrap();
+    let y = g.op("LogSoftmax", &[x], Attrs::none().with("axis", -1i64)).unwrap();
+    g.outputs = vec![y];
+    let program = TractEngine::new().compile(&g, &[]).unwrap();
+    let x = Tensor::new(&[1, 3], &[500f32, -500.0, 0.0]).unwrap();
+    let y = program.run(&[Feed::Tensor(&x)]).unwrap();
+    assert_eq!(y[0].as_slice::<f32>().unwrap(), [0.0, -1000.0, -500.0]);
+}

@@ -2,6 +2,7 @@
 
 mod attach;
 mod bad_input;
+mod calibrate;
 mod cli;
 mod data;
 mod delta;

@@ -121,3 +121,39 @@ fn real_difference(a: &Tensor, b: &Tensor, mask: Option<&Tensor>) -> f32 {
         .map(|i| (a[i] - b[i]).abs())
         .fold(0.0, f32::max)
 }
+
+/// Run by hand on real sizes: see tools/README.md.
+#[test]
+#[ignore = "needs EDGE_TUNE_EXPORTS: folders written by tools/export_backbone.py --io"]
+fn real_exports_equal_torch() {
+    let folders = std::env::var("EDGE_TUNE_EXPORTS").unwrap();
+    for folder in folders.split(':') {
+        let folder = std::path::Path::new(folder);
+        let io = tensors(&folder.join("io.safetensors"));
+        for weights in [Weights::F32, Weights::Int8] {
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("backbone");
+            let options = Prepare { weights, ..Prepare::new(folder.join("model.onnx"), &out) };
+            let started = std::time::Instant::now();
+            let manifest = prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+            let seconds = started.elapsed().as_secs_f64();
+            let backbone = Backbone::load(&out).unwrap();
+            let worst = ["a", "b"].map(|case| {
+                let want = &io[&format!("{case}.last_hidden_state")];
+                let mask = io.get(&format!("{case}.attention_mask"));
+                real_difference(&hidden(&backbone, &io, case), want, mask)
+            });
+            println!(
+                "{} {weights}: {} attentions, largest difference from torch {worst:?}, cosine \
+                 to the export {:.6}, mask {:?}, {:.1} MB, prepared in {seconds:.1} s",
+                folder.display(),
+                manifest.report.attentions,
+                manifest.report.cosine,
+                manifest.report.mask,
+                manifest.bytes() as f64 / 1e6
+            );
+            let repaired = manifest.report.mask == MaskReport::Repaired;
+            assert!(weights == Weights::Int8 || repaired || worst.iter().all(|w| *w < 1e-4));
+        }
+    }
+}

@@ -42,3 +42,54 @@ pub fn difference(a: &edge_tune::tensor::Tensor, b: &edge_tune::tensor::Tensor) 
     assert_eq!(a.shape(), b.shape());
     a.to_f32().iter().zip(b.to_f32().iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
+
+/// Words of the tokenizer of [`text_backbone`].
+pub const WORDS: [&str; 12] =
+    ["red", "blue", "green", "cold", "warm", "hot", "loud", "quiet", "big", "small", "old", "new"];
+
+/// The tiny BERT of the fixtures in a temporary directory, with a tokenizer that knows [`WORDS`].
+pub fn text_backbone() -> (tempfile::TempDir, PathBuf) {
+    use edge_tune::backbone::{Prepare, prepare};
+    use edge_tune::engine::tract::TractEngine;
+    let dir = tempfile::tempdir().unwrap();
+    let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+    let vocab: serde_json::Map<_, _> =
+        special.iter().chain(&WORDS).enumerate().map(|(i, w)| (w.to_string(), i.into())).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" },
+        "post_processor": {
+            "type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]
+        },
+        "decoder": null,
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]" }
+    });
+    let path = dir.path().join("tokenizer.json");
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let out = dir.path().join("backbone");
+    let model = fixture("exports/bert-dynamo/model.onnx");
+    let options = Prepare { tokenizer: Some(path), ..Prepare::new(model, &out) };
+    prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+    (dir, out)
+}
+
+/// Rows of three classes that a tiny backbone can tell apart, `n` of each.
+pub fn colours(n: usize) -> edge_tune::data::Dataset {
+    use edge_tune::data::{Dataset, Row};
+    let mut rows = Vec::new();
+    for i in 0..n {
+        for (c, class) in ["red", "blue", "green"].iter().enumerate() {
+            let other = WORDS[3 + (i * 5 + c) % 9];
+            let text = match i % 3 {
+                0 => format!("{class} {other}"),
+                1 => format!("{other} {class}"),
+                _ => format!("{other} {class} {}", WORDS[3 + (i + 4 * c) % 9]),
+            };
+            let line = rows.len() as u64 + 2;
+            rows.push(Row { text, label: class.to_string(), split: None, line });
+        }
+    }
+    Dataset::new("colours", rows)
+}

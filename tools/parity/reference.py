@@ -4,7 +4,7 @@
 
 Prints a JSON line per run, and adds it to `--out` if that is given. All shots are trained on and
 the last state is tested: no validation, no early stop. The recipe (src/train, src/methods) is
-written out here a second time on purpose; random draws differ, everything else is the same:
+written out here a second time on purpose:
 
 - batches of 16, shuffled every epoch, the last of an epoch may be smaller; mean cross-entropy
 - AdamW (0.9, 0.999, 1e-8); decay on matrices, not on biases, prompts or prefixes
@@ -12,6 +12,9 @@ written out here a second time on purpose; random draws differ, everything else 
 - no dropout; the feature is the mean over real tokens, prompt rows left out
 - the head starts as the class-mean classifier on the features that the initial delta gives
 - LoRA: A uniform in +-1/sqrt(in), B zero; prompts and prefixes: real activations of random tokens
+
+Random numbers are those of edge-tune (draws.py), so that the difference of two runs is not the
+luck of a draw: on a few shots, that is worth two points. `--draws N` takes others.
 """
 
 import argparse
@@ -32,6 +35,7 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
 
 from tools.export_backbone import minilm_files
+from tools.parity import draws
 
 DATA = ["trec6", "sst2"]
 SHOTS = 16
@@ -68,7 +72,7 @@ def load(folder, name, seed):
         ids = [e.ids for e in tokenizer.encode_batch([r["text"] for r in chosen])]
         return [(i, classes.index(r["label"])) for i, r in zip(ids, chosen)]
 
-    shots = [rows[i] for i in about["fewshot_train_rows"][f"k{SHOTS}_s{seed}"]]
+    shots = [rows[i] for i in sorted(about["fewshot_train_rows"][f"k{SHOTS}_s{seed}"])]
     assert len(shots) == SHOTS * len(classes) and all(r["split"] == "train" for r in shots)
     return encoded(shots), encoded([r for r in rows if r["split"] == "test"])
 
@@ -105,7 +109,7 @@ def features(model, examples):
     return torch.stack(out)
 
 
-def real_rows(model, method, examples, g):
+def real_rows(model, method, examples, seed):
     """What `ROWS` random tokens of random `examples` give: `[P, d]` of word embeddings, or
     `[P, 2 L d]` of keys and values in PEFT's order."""
     if method == "prompt-tuning":
@@ -113,21 +117,22 @@ def real_rows(model, method, examples, g):
     else:
         attentions = [layer.attention.self for layer in model.encoder.layer]
         sites = [s for a in attentions for s in (a.key, a.value)]
-    seen, rows = {}, []
+    seen, rows, random = {}, [], draws.Draws(seed, draws.ROWS)
     hooks = [s.register_forward_hook(lambda m, x, y: seen.update({m: y[0]})) for s in sites]
     while len(rows) < ROWS:
-        ids, mask, _ = batch([examples[int(torch.randint(len(examples), (1,), generator=g))]])
+        ids, mask, _ = batch([examples[random.below(len(examples))]])
         with torch.no_grad():
             model(input_ids=ids, attention_mask=mask)
         # Four tokens of every example.
-        for token in torch.randint(ids.shape[1], (4,), generator=g).tolist():
+        for _ in range(4):
+            token = random.below(ids.shape[1])
             rows.append(torch.cat([seen[s][token] for s in sites]))
     for hook in hooks:
         hook.remove()
     return torch.stack(rows[:ROWS])
 
 
-def attach(method, examples, g):
+def attach(method, examples, seed):
     """The backbone with PEFT's modules for `method`, their initial values set; no dropout."""
     model = transformers.BertModel.from_pretrained(minilm_files(), add_pooling_layer=False).eval()
     model.requires_grad_(False)
@@ -136,15 +141,18 @@ def attach(method, examples, g):
     if method == "lora":
         config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=["query", "value"], **TASK)
         model = peft.get_peft_model(model, config)
+        # A and B of query, then of value, layer by layer, after the two tensors of the head.
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         with torch.no_grad():
-            for name, p in model.named_parameters():
+            for i, (name, p) in enumerate(trained, 2):
+                assert ["lora_A", "lora_B"][i % 2] in name and ["value", "query"][i // 2 % 2] in name
                 if "lora_A" in name:
                     bound = 1 / math.sqrt(p.shape[1])
-                    p.copy_((2 * torch.rand(p.shape, generator=g) - 1) * bound)
-                elif "lora_B" in name:
+                    p.copy_(torch.from_numpy(draws.uniform(seed, draws.VALUES + i, p.shape, bound)))
+                else:
                     p.zero_()
         return model.eval()
-    rows = real_rows(model, method, examples, g)
+    rows = real_rows(model, method, examples, seed)
     kind = {"prompt-tuning": peft.PromptTuningConfig, "prefix-tuning": peft.PrefixTuningConfig}[method]
     model = peft.get_peft_model(model, kind(num_virtual_tokens=ROWS, **TASK)).eval()
     (p,) = [p for p in model.parameters() if p.requires_grad]
@@ -168,7 +176,7 @@ def learning_rate(step, steps, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def train(model, method, examples, g):
+def train(model, method, examples, seed):
     """Trains what PEFT attached and a head; returns the head, the steps and the mean loss of the
     last epoch."""
     peak, decay, epochs = RECIPES[method]
@@ -183,9 +191,9 @@ def train(model, method, examples, g):
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.999), eps=1e-8)
     steps = epochs * math.ceil(len(examples) / BATCH)
     step = 0
-    for _ in range(epochs):
+    for epoch in range(epochs):
         losses = []
-        for part in chunks(torch.randperm(len(examples), generator=g).tolist(), BATCH):
+        for part in chunks(draws.order(seed, epoch, len(examples)), BATCH):
             if delta:
                 ids, mask, _ = batch([examples[i] for i in part])
                 x = feature(model, ids, mask)
@@ -203,15 +211,15 @@ def train(model, method, examples, g):
     return (weight.detach(), bias.detach()), step, sum(losses) / len(losses)
 
 
-def run(data, method, seed, folder):
+def run(data, method, seed, folder, other_draws=None):
     """One run as a record."""
-    g = torch.Generator().manual_seed(seed)
+    number = seed if other_draws is None else other_draws
     shots, test = load(folder, data, seed)
     began = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = attach(method, shots, g)
-        (weight, bias), steps, loss = train(model, method, shots, g)
+        model = attach(method, shots, number)
+        (weight, bias), steps, loss = train(model, method, shots, number)
         seconds = time.perf_counter() - began
         scores = features(model, test) @ weight.T + bias
     right = scores.argmax(1) == torch.tensor([label for _, label in test])
@@ -228,6 +236,7 @@ def main():
     parser.add_argument("--methods", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data-dir", type=Path, default=Path("../shared/data/text"))
+    parser.add_argument("--draws", type=int, help="seed of random numbers, if not that of the rows")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="file that the lines are added to")
     args = parser.parse_args()
@@ -235,7 +244,7 @@ def main():
     for data in args.data:
         for method in args.methods:
             for seed in args.seeds:
-                line = json.dumps(run(data, method, seed, args.data_dir))
+                line = json.dumps(run(data, method, seed, args.data_dir, args.draws))
                 print(line, flush=True)
                 if args.out:
                     with open(args.out, "a") as f:

@@ -14,6 +14,7 @@ use super::convert;
 use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
 use super::integers::CastToI64;
+use super::log_softmax::LogSoftmax;
 use super::panels::Direction;
 use super::stored::Stored;
 use crate::graph::{Dim, Graph, Node, ValueId, onnx};
@@ -149,6 +150,10 @@ impl<'a> Lowering<'a> {
             "FrozenLinear" => (expand(self.linear(n, node)?), vec![node.input(0)?]),
             "FrozenGather" => (expand(self.gather(node)?), vec![node.input(2)?]),
             "Cast" if self.is_data_to_i64(node)? => (expand(CastToI64), vec![node.input(0)?]),
+            "LogSoftmax" => {
+                let axis = node.attrs.int("axis").unwrap_or(-1);
+                (expand(LogSoftmax { axis }), vec![node.input(0)?])
+            }
             _ => (self.standard(node)?, node.inputs.iter().flatten().copied().collect()),
         };
         let inputs = inputs.into_iter().map(|v| self.outlet(v)).collect::<TractResult<Vec<_>>>()?;

@@ -9,6 +9,7 @@ mod convert;
 mod frozen_gather;
 mod frozen_linear;
 mod integers;
+mod log_softmax;
 mod lower;
 mod panels;
 mod program;

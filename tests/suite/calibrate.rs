@@ -1,0 +1,283 @@
+//! Tests: whole calibrations on a tiny backbone.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use edge_tune::data::Dataset;
+use edge_tune::delta::Delta;
+use edge_tune::engine::tract::TractEngine;
+use edge_tune::methods::{self, Settings};
+use edge_tune::runtime::Model;
+use edge_tune::tensor::Tensor;
+use edge_tune::train::{
+    Ended, Event, Observer, Options, Report, Task, TrainError, calibrate, evaluate, examples,
+};
+use edge_tune::{Error, data::Row};
+
+use crate::support::{colours, text_backbone};
+
+fn model(dir: &Path) -> Model {
+    Model::open(dir, Arc::new(TractEngine::new())).unwrap()
+}
+
+fn task<'a>(model: &'a Model, method: &str, set: &[(&str, &str)], held: f64) -> Task<'a> {
+    let data = colours(12);
+    let all: Vec<usize> = (0..data.rows.len()).collect();
+    let (train, validation) = data.holdout(&all, held, 0).unwrap();
+    let method = methods::find(method).unwrap();
+    let settings = Settings::resolve(method, set.iter().copied()).unwrap();
+    Task::new(model, method, settings, &data, &train, &validation).unwrap().named("colours")
+}
+
+fn options() -> Options {
+    Options { epochs: Some(4), batch: 8, learning_rate: Some(0.01), ..Options::default() }
+}
+
+fn tensors(delta: &Delta) -> &BTreeMap<String, Tensor> {
+    delta.tensors()
+}
+
+/// Accuracy on the whole data.
+fn accuracy(model: &Model, delta: &Delta) -> f64 {
+    let data = colours(12);
+    let rows: Vec<usize> = (0..data.rows.len()).collect();
+    let task = model.load(delta).unwrap();
+    model.self_test(&task).unwrap();
+    let labels = &delta.metadata().labels;
+    let examples = examples(model, &data, &rows, labels, task.limit()).unwrap();
+    let result = evaluate(model, &task, &examples, |_| true).unwrap();
+    assert_eq!(result.n, 36);
+    assert_eq!(result.confusion.iter().flatten().sum::<usize>(), 36);
+    result.accuracy
+}
+
+#[test]
+fn every_method_learns_three_classes() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    for method in methods::all() {
+        let task = task(&model, method.name(), &[], 0.0);
+        let options = Options { epochs: Some(12), ..options() };
+        let (delta, report) = calibrate(&task, &options, &mut ()).unwrap();
+        let accuracy = accuracy(&model, &delta);
+        println!("{}: {accuracy:.3}, loss {:?}", method.name(), report.train_loss);
+        assert!(accuracy >= 0.8, "{}: {accuracy}", method.name());
+        assert_eq!(delta.metadata().task, "colours");
+        assert_eq!(report.delta_bytes as u64, delta.file_bytes());
+    }
+}
+
+#[test]
+fn reparameterised_prefixes_are_served_without_their_network() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let set = [("projection", "true"), ("hidden", "8"), ("rows", "3")];
+    let task = task(&model, "prefix-tuning", &set, 0.0);
+    let (delta, _) = calibrate(&task, &options(), &mut ()).unwrap();
+    assert!(
+        tensors(&delta)
+            .keys()
+            .all(|k| k.starts_with("head.") || k.ends_with(".key") || k.ends_with(".value"))
+    );
+    assert_eq!(tensors(&delta)["prefix.0.key"].shape(), [3, 4, 8]);
+}
+
+/// Stops after some steps.
+struct StopAt(u64, Cell<bool>);
+
+impl Observer for StopAt {
+    fn event(&mut self, event: Event) {
+        if let Event::Step { step, .. } = event {
+            self.1.set(step >= self.0);
+        }
+    }
+    fn stop(&self) -> bool {
+        self.1.get()
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_as_if_it_had_not_stopped() {
+    let (dir, path) = text_backbone();
+    let model = model(&path);
+    for (method, held) in [("lora", 0.25), ("linear", 0.25), ("prompt-tuning", 0.0)] {
+        let task = task(&model, method, &[], held);
+        let whole = calibrate(&task, &options(), &mut ()).unwrap();
+        let file = dir.path().join(format!("{method}.checkpoint"));
+        let options = Options { checkpoint: Some(file.clone()), ..options() };
+        for stop in [3, 7] {
+            let stopped = calibrate(&task, &options, &mut StopAt(stop, Cell::new(false)));
+            match stopped.unwrap_err() {
+                Error::Train(TrainError::Interrupted { step, checkpoint: Some(at) }) => {
+                    assert_eq!((step, &at), (stop, &file));
+                }
+                other => panic!("{other}"),
+            }
+            assert!(file.exists());
+        }
+        // Another run does not take it for its own.
+        let other = Options { seed: 5, ..options.clone() };
+        let error = calibrate(&task, &other, &mut ()).unwrap_err();
+        assert_eq!(error.code(), "train.other-run", "{error}");
+        assert!(error.to_string().contains("seed"), "{error}");
+
+        let resumed = calibrate(&task, &options, &mut ()).unwrap();
+        assert_eq!(tensors(&resumed.0), tensors(&whole.0), "{method}");
+        assert_eq!(resumed.1.steps, whole.1.steps);
+        assert_eq!(resumed.1.validation_accuracy, whole.1.validation_accuracy);
+        assert!(!file.exists(), "a finished run removes its checkpoint");
+    }
+}
+
+#[test]
+fn micro_batches_and_caching_do_not_change_the_result() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let lora = [("layers", "last-1"), ("rank", "2")];
+    let run = |options: &Options| -> (Delta, Report) {
+        calibrate(&task(&model, "lora", &lora, 0.0), options, &mut ()).unwrap()
+    };
+    let (cached, report) = run(&options());
+    assert!(report.budget.cached && report.budget.cache_bytes > 0);
+    let (plain, report) = run(&Options { cache: false, ..options() });
+    assert!(!report.budget.cached);
+    let close = |a: &Delta, b: &Delta| {
+        for (name, t) in tensors(a) {
+            let worst = crate::support::difference(t, b.tensor(name).unwrap());
+            // Sums in another order, then rounded to f16.
+            assert!(worst < 5e-3, "{name}: {worst}");
+        }
+    };
+    close(&cached, &plain);
+    // A limit that is just too low for eight rows at once: what this process takes already
+    // changes between runs, so it is searched for.
+    let peak = report.budget.predicted_peak_bytes + (1 << 20);
+    let limits = (0..200).map(|i| peak - i * (32 << 10));
+    let small = limits.map(|max| {
+        let options = Options { cache: false, max_ram: Some(max), ..options() };
+        calibrate(&task(&model, "lora", &lora, 0.0), &options, &mut ())
+    });
+    let found = small.map_while(Result::ok).find(|(_, report)| report.budget.micro_batch < 8);
+    let (small, report) = found.expect("some limit leaves room for fewer rows only");
+    assert_eq!(report.budget.micro_batch, 4);
+    close(&plain, &small);
+}
+
+#[test]
+fn limits_are_kept_or_refused() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let task = task(&model, "lora", &[], 0.25);
+    let error = calibrate(&task, &Options { max_ram: Some(1 << 20), ..options() }, &mut ());
+    let error = error.unwrap_err();
+    assert_eq!(error.code(), "train.memory");
+    assert!(error.to_string().contains("--max-ram"), "{error}");
+
+    let started = std::time::Instant::now();
+    let long = Options {
+        epochs: Some(1_000_000),
+        patience: usize::MAX,
+        max_time: Some(Duration::from_millis(1500)),
+        ..options()
+    };
+    let (_, report) = calibrate(&task, &long, &mut ()).unwrap();
+    assert_eq!(report.ended, Ended::MaxTime);
+    assert!(report.steps > 0);
+    // A contract, so it is tested; the margin is for a busy machine.
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_untrained_head_is_kept_if_training_makes_it_worse() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let task = task(&model, "linear", &[], 0.25);
+    // A learning rate of this size only destroys.
+    let wild = Options { learning_rate: Some(3.0), patience: 2, ..options() };
+    let (delta, report) = calibrate(&task, &wild, &mut ()).unwrap();
+    let untrained = Options { epochs: Some(0), ..options() };
+    let (start, start_report) = calibrate(&task, &untrained, &mut ()).unwrap();
+    assert_eq!(start_report.steps, 0);
+    if report.kept_untrained {
+        assert_eq!(tensors(&delta), tensors(&start));
+    }
+    assert!(report.validation_accuracy >= report.untrained_accuracy);
+}
+
+/// Rows of `colours` that have one of `labels`.
+fn only(labels: &[&str]) -> Dataset {
+    let rows: Vec<Row> =
+        colours(12).rows.into_iter().filter(|r| labels.contains(&r.label.as_str())).collect();
+    Dataset::new("some colours", rows)
+}
+
+#[test]
+fn prototypes_take_in_classes_and_rows_later() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let prototypes = methods::find("prototypes").unwrap();
+    let settings = || Settings::resolve(prototypes, []).unwrap();
+    let all = colours(12);
+    let rows: Vec<usize> = (0..all.rows.len()).collect();
+    let whole = Task::new(&model, prototypes, settings(), &all, &rows, &[]).unwrap();
+    let (whole, _) = calibrate(&whole, &options(), &mut ()).unwrap();
+
+    let two = only(&["red", "green"]);
+    let (first, second): (Vec<usize>, Vec<usize>) = (0..two.rows.len()).partition(|i| i % 3 == 0);
+    let start = Task::new(&model, prototypes, settings(), &two, &first, &[]).unwrap().named("hue");
+    let (start, _) = calibrate(&start, &options(), &mut ()).unwrap();
+    let more = Task::from_parent(&model, &start, &two, &second, &[]).unwrap();
+    let (more, _) = calibrate(&more, &options(), &mut ()).unwrap();
+    let blue = only(&["blue"]);
+    let rows: Vec<usize> = (0..blue.rows.len()).collect();
+    let last = Task::from_parent(&model, &more, &blue, &rows, &[]).unwrap();
+    let (last, _) = calibrate(&last, &options(), &mut ()).unwrap();
+
+    assert_eq!(last.metadata().labels, ["green", "red", "blue"]);
+    assert_eq!(last.metadata().parent.as_deref(), Some(more.digest()));
+    assert_eq!(last.metadata().task, "hue");
+    let counts = last.tensor("prototypes.count").unwrap();
+    assert_eq!(counts.as_slice::<i64>().unwrap(), [12, 12, 12]);
+    let row = |delta: &Delta, label: &str| -> Vec<f32> {
+        let k = delta.metadata().labels.iter().position(|l| l == label).unwrap();
+        let mean = delta.tensor("prototypes.mean").unwrap();
+        let d = mean.shape()[1];
+        mean.to_f32()[k * d..(k + 1) * d].to_vec()
+    };
+    for label in ["red", "green", "blue"] {
+        let pairs = row(&last, label).into_iter().zip(row(&whole, label));
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // The means went through f16 twice.
+        assert!(worst < 2e-3, "{label}: {worst}");
+    }
+
+    // Trained heads cannot take in a class.
+    let linear = task(&model, "linear", &[], 0.0);
+    let (linear, _) = calibrate(&linear, &options(), &mut ()).unwrap();
+    let other = Dataset::new(
+        "other",
+        vec![Row { text: "old".into(), label: "age".into(), split: None, line: 2 }],
+    );
+    let error = Task::from_parent(&model, &linear, &other, &[0], &[]).err().unwrap();
+    assert_eq!(error.code(), "train.parent");
+    assert!(error.to_string().contains("age"), "{error}");
+}
+
+#[test]
+fn a_delta_can_be_trained_on() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let (first, _) =
+        calibrate(&task(&model, "lora", &[("rank", "2")], 0.0), &options(), &mut ()).unwrap();
+    let data = colours(12);
+    let rows: Vec<usize> = (0..data.rows.len()).collect();
+    let again = Task::from_parent(&model, &first, &data, &rows, &[]).unwrap();
+    assert_eq!(again.settings.text("rank"), Ok("2"));
+    let untrained = Options { epochs: Some(0), ..options() };
+    let (same, _) = calibrate(&again, &untrained, &mut ()).unwrap();
+    assert_eq!(tensors(&same), tensors(&first));
+    assert_eq!(same.metadata().parent.as_deref(), Some(first.digest()));
+}
