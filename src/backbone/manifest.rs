@@ -49,7 +49,7 @@ pub struct Manifest {
     /// The files, in the order in which they enter the digest.
     pub files: Vec<FileEntry>,
     /// SHA-256 over the lines `name size sha256` of all files, and a last line
-    /// `reading - sha256` over how they are read: see [`Manifest::digest_now`].
+    /// `reading - sha256` over family, pooling, length, padding and sites.
     pub digest: String,
     /// Where things can attach.
     pub sites: Sites,
@@ -139,7 +139,11 @@ impl Manifest {
             }
         }
         let s = &manifest.sites;
-        if s.heads == 0 || s.width == 0 || s.width % s.heads != 0 || manifest.max_length == 0 {
+        if s.heads == 0
+            || s.width == 0
+            || !s.width.is_multiple_of(s.heads)
+            || manifest.max_length == 0
+        {
             return Err(bad("width, heads or max_length cannot be right".into()));
         }
         if manifest.digest != manifest.digest_now() {

@@ -1,6 +1,7 @@
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::data::{Encoded, TextEncoder, batch};
+use crate::engine::EngineError;
 use crate::methods::Plan;
 use crate::tensor::Tensor;
 
@@ -13,6 +14,31 @@ pub struct Inputs {
     pub mask: Option<Tensor>,
     /// Segments i64 `[B, S]`; text only.
     pub types: Option<Tensor>,
+}
+
+/// One input in the form a backbone takes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sample {
+    /// A tokenized text.
+    Text(Encoded),
+    /// Pixels f32 `[C, H, W]`, or sound features f32 `[T, F]`.
+    Dense(Tensor),
+}
+
+impl Sample {
+    /// Its tokens; 1 for an input of fixed size.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Sample::Text(text) => text.ids.len().max(1),
+            Sample::Dense(_) => 1,
+        }
+    }
+}
+
+impl From<Encoded> for Sample {
+    fn from(text: Encoded) -> Sample {
+        Sample::Text(text)
+    }
 }
 
 /// Most tokens of an input under a plan.
@@ -40,19 +66,43 @@ impl InputLimit {
     }
 }
 
-/// Pads texts to `pad_to` tokens as the inputs of one run; with fewer than `rows` texts the rest
-/// are rows of padding.
+/// The inputs of one run over `rows` rows: texts are padded to the longest, and with fewer than
+/// `rows` samples the rest are rows of padding.
 ///
 /// # Errors
-/// [`Error::Data`] if a text is longer than `pad_to`.
+/// [`Error::Engine`] if samples are of different kinds or sizes.
 pub fn encode_batch(
     backbone: &Backbone,
-    texts: &[&Encoded],
-    pad_to: usize,
+    samples: &[&Sample],
     rows: usize,
 ) -> Result<Inputs, Error> {
-    let mut texts: Vec<Encoded> = texts.iter().map(|&e| e.clone()).collect();
-    texts.resize(rows.max(texts.len()), Encoded { ids: vec![], type_ids: vec![] });
-    let b = batch(&texts, pad_to, backbone.manifest().pad_id)?;
+    let rows = rows.max(samples.len());
+    let longest = samples.iter().map(|s| s.tokens()).max().unwrap_or(1);
+    let (mut texts, mut dense) = (Vec::new(), Vec::new());
+    for sample in samples {
+        match sample {
+            Sample::Text(text) => texts.push(text.clone()),
+            Sample::Dense(tensor) => dense.push(tensor),
+        }
+    }
+    if let Some(first) = dense.first() {
+        let shape: Vec<usize> = [rows].iter().chain(first.shape()).copied().collect();
+        let mut all: Vec<f32> = Vec::with_capacity(shape.iter().product());
+        for tensor in &dense {
+            if tensor.shape() != first.shape() || !texts.is_empty() {
+                let (have, want) = (tensor.shape(), first.shape());
+                return Err(EngineError::Input {
+                    name: backbone.sites().input.clone(),
+                    reason: format!("inputs of one run differ in shape: {have:?} and {want:?}"),
+                }
+                .into());
+            }
+            all.extend_from_slice(tensor.as_slice()?);
+        }
+        all.resize(shape.iter().product(), 0.0);
+        return Ok(Inputs { data: Tensor::new(&shape, &all)?, mask: None, types: None });
+    }
+    texts.resize(rows, Encoded { ids: vec![], type_ids: vec![] });
+    let b = batch(&texts, longest, backbone.manifest().pad_id)?;
     Ok(Inputs { data: b.input_ids, mask: Some(b.attention_mask), types: Some(b.token_type_ids) })
 }

@@ -7,7 +7,7 @@ mod program;
 mod task;
 
 pub use error::RuntimeError;
-pub use inputs::{InputLimit, Inputs, encode_batch};
+pub use inputs::{InputLimit, Inputs, Sample, encode_batch};
 pub use model::{Model, Prediction, best};
 pub use program::{Compiled, Slot, TensorForm, build};
 pub use task::{Task, expected_tensors, plan_of};

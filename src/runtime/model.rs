@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
-use super::inputs::encode_batch;
+use super::inputs::{Sample, encode_batch};
 use super::program::{Compiled, signature};
 use super::{RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
-use crate::data::{Encoded, TextEncoder};
+use crate::data::TextEncoder;
 use crate::delta::Delta;
 use crate::engine::Engine;
+use crate::graph::sites::Modality;
 use crate::tensor::Tensor;
 
 /// A loaded backbone with any number of resident tasks, one of them active.
@@ -210,9 +211,21 @@ impl Model {
         generation: u64,
         text: &str,
     ) -> Result<Prediction, Error> {
-        let encoded = task.limit().encode(self.encoder()?, text)?;
-        let logits = self.logits(task, &[&encoded])?;
-        let scores = softmax(&logits.to_f32());
+        let sample = task.limit().encode(self.encoder()?, text)?.into();
+        self.classify(task, generation, &sample)
+    }
+
+    /// As [`Model::predict_with`], for an input that is ready for the backbone.
+    ///
+    /// # Errors
+    /// Whatever the engine fails with.
+    pub fn classify(
+        &self,
+        task: &Task,
+        generation: u64,
+        sample: &Sample,
+    ) -> Result<Prediction, Error> {
+        let scores = softmax(&self.logits(task, &[sample])?.to_f32());
         let labels = &task.metadata().labels;
         Ok(Prediction {
             label: labels.get(best(&scores)).cloned().unwrap_or_default(),
@@ -222,14 +235,41 @@ impl Model {
         })
     }
 
-    /// Scores before the softmax of tokenized texts, f32 `[B, K]`.
+    /// Scores before the softmax, f32 `[B, K]`.
     ///
     /// # Errors
     /// Whatever the engine fails with.
-    pub fn logits(&self, task: &Task, texts: &[&Encoded]) -> Result<Tensor, Error> {
-        let longest = texts.iter().map(|e| e.ids.len()).max().unwrap_or(1);
-        let inputs = encode_batch(&self.backbone, texts, longest, texts.len())?;
+    pub fn logits(&self, task: &Task, samples: &[&Sample]) -> Result<Tensor, Error> {
+        let inputs = encode_batch(&self.backbone, samples, samples.len())?;
         Ok(task.run(&inputs)?.0)
+    }
+
+    /// The input of a self-test: a text, or for other backbones the number of a fixed pattern, so
+    /// that a delta never carries the user's data.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the tokenizer fails, [`RuntimeError::Input`] if it is no such number.
+    pub fn self_test_sample(&self, task: &Task, input: &str) -> Result<Sample, Error> {
+        let sites = self.backbone.sites();
+        if sites.modality == Modality::Text {
+            return Ok(task.limit().encode(self.encoder()?, input)?.into());
+        }
+        let graph = self.backbone.graph();
+        let data = crate::backbone::site(graph, &sites.input)?;
+        let shape: Vec<usize> =
+            graph.shape(data)[1..].iter().map(|d| d.constant().unwrap_or(1)).collect();
+        let seed: u32 = input.parse().map_err(|_| RuntimeError::Input {
+            backbone: self.backbone.manifest().name.clone(),
+            takes: "the number of a pattern as a self-test",
+            given: "text",
+        })?;
+        // Knuth's multiplicative hash: spread out, and the same everywhere.
+        let value = |i: usize| {
+            let noise = (i as u32).wrapping_add(seed << 20).wrapping_mul(2_654_435_761) >> 8;
+            noise as f32 / 8_388_608.0 - 1.0
+        };
+        let pattern: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        Ok(Sample::Dense(Tensor::new(&shape, &pattern)?))
     }
 
     /// Runs the delta's self-test on this device.
@@ -238,8 +278,8 @@ impl Model {
     /// [`RuntimeError::SelfTest`] if an answer differs by more than its tolerance.
     pub fn self_test(&self, task: &Task) -> Result<(), Error> {
         for (input, test) in task.metadata().self_test.iter().enumerate() {
-            let encoded = task.limit().encode(self.encoder()?, &test.input)?;
-            let logits = self.logits(task, &[&encoded])?;
+            let sample = self.self_test_sample(task, &test.input)?;
+            let logits = self.logits(task, &[&sample])?;
             let pairs = logits.to_f32().into_owned();
             let difference = pairs
                 .iter()

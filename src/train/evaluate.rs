@@ -69,7 +69,7 @@ pub fn examples(
                     known: labels.to_vec(),
                 }
             })?;
-            Ok(Example { text: limit.encode(encoder, &row.text)?, label })
+            Ok(Example { input: limit.encode(encoder, &row.text)?.into(), label })
         })
         .collect()
 }
@@ -93,11 +93,11 @@ pub fn evaluate(
     let mut confusion = vec![vec![0usize; labels.len()]; labels.len()];
     // Rows of like length need little padding.
     let mut order: Vec<&Example> = examples.iter().collect();
-    order.sort_by_key(|e| e.text.ids.len());
+    order.sort_by_key(|e| e.input.tokens());
     let mut done = 0;
     for batch in order.chunks(BATCH) {
-        let texts: Vec<_> = batch.iter().map(|e| &e.text).collect();
-        let logits = model.logits(task, &texts)?;
+        let inputs: Vec<_> = batch.iter().map(|e| &e.input).collect();
+        let logits = model.logits(task, &inputs)?;
         let logits = logits.to_f32();
         for (row, example) in logits.chunks(labels.len()).zip(batch) {
             if let Some(cell) = confusion.get_mut(example.label).and_then(|c| c.get_mut(best(row)))

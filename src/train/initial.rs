@@ -91,8 +91,7 @@ impl Activations {
         let mut rng = rng(seed, ROWS_STREAM);
         for _ in 0..EXAMPLES {
             let example = &examples[rows[below(&mut rng, rows.len())]];
-            let length = example.text.ids.len().max(1);
-            let inputs = encode_batch(backbone, &[&example.text], length, 1)?;
+            let inputs = encode_batch(backbone, &[&example.input], 1)?;
             let out = super::runner::run(backbone, &*program, &HashMap::new(), Some(&inputs))?;
             let tokens = out.first().map_or(0, |t| t.shape().get(1).copied().unwrap_or(0));
             for _ in 0..4 {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::data::Encoded;
+use crate::runtime::Sample;
 
-/// A tokenized text and its class number.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An input and its class number.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Example {
-    /// Token ids.
-    pub text: Encoded,
+    /// The input, ready for the backbone.
+    pub input: Sample,
     /// Class number.
     pub label: usize,
 }

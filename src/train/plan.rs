@@ -28,14 +28,14 @@ pub(super) fn budget(
     steps: u64,
     options: &Options,
 ) -> Result<Budget, TrainError> {
-    let longest = examples.iter().map(|e| e.text.ids.len()).max().unwrap_or(1);
+    let longest = examples.iter().map(|e| e.input.tokens()).max().unwrap_or(1);
     let parameters: usize = with_cache.tensors.iter().map(|t| t.len()).sum();
     // Values, gradients (of a micro-batch and summed), two moments, the best so far.
     let training = parameters.max(plan.parameters()) * 4 * 6;
     let process = anonymous_bytes().unwrap_or(ASSUMED_PROCESS) + SCRATCH;
     let candidate = |graphs: &Graphs, micro_batch: usize| {
         let cache_bytes: usize =
-            examples.iter().map(|e| graphs.frontier_bytes(e.text.ids.len())).sum();
+            examples.iter().map(|e| graphs.frontier_bytes(e.input.tokens())).sum();
         let all = [Some(&graphs.step), Some(&graphs.forward), graphs.prefix.as_ref()];
         let all = all.into_iter().chain([Some(&graphs.feature)]).flatten();
         let run = all.clone().map(|g| peak_bytes(g, micro_batch, longest)).max().unwrap_or(0);

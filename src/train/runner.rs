@@ -76,12 +76,12 @@ impl<'a> Runner<'a> {
         let program = self.program(Kind::Prefix)?;
         let mut order: Vec<usize> = (0..examples.len()).collect();
         // Rows of like length need little padding.
-        order.sort_by_key(|&i| examples[i].text.ids.len());
+        order.sort_by_key(|&i| examples[i].input.tokens());
         for (done, rows) in order.chunks(self.micro).enumerate() {
             let inputs = self.inputs(examples, rows)?;
             let out = run(self.backbone, &*program, &HashMap::new(), Some(&inputs))?;
             for (r, &row) in rows.iter().enumerate() {
-                let length = examples[row].text.ids.len();
+                let length = examples[row].input.tokens();
                 let kept = out.iter().zip(&self.graphs.frontier);
                 let kept = kept.map(|(t, (_, dims))| cut_row(t, r, dims, length));
                 self.cache[row] = Some(kept.collect::<Result<_, _>>()?);
@@ -95,9 +95,8 @@ impl<'a> Runner<'a> {
     }
 
     fn inputs(&self, examples: &[Example], rows: &[usize]) -> Result<Inputs, Error> {
-        let texts: Vec<_> = rows.iter().map(|&i| &examples[i].text).collect();
-        let longest = texts.iter().map(|t| t.ids.len()).max().unwrap_or(1).max(1);
-        encode_batch(self.backbone, &texts, longest, self.micro)
+        let samples: Vec<_> = rows.iter().map(|&i| &examples[i].input).collect();
+        encode_batch(self.backbone, &samples, self.micro)
     }
 
     /// The feeds of a run over `rows`, apart from data and tensors.
@@ -106,7 +105,7 @@ impl<'a> Runner<'a> {
         examples: &[Example],
         rows: &[usize],
     ) -> Result<HashMap<String, Tensor>, Error> {
-        let longest = rows.iter().map(|&i| examples[i].text.ids.len()).max().unwrap_or(1).max(1);
+        let longest = rows.iter().map(|&i| examples[i].input.tokens()).max().unwrap_or(1);
         let mut feeds = HashMap::new();
         for (f, (name, dims)) in self.graphs.frontier.iter().enumerate() {
             let shape: Vec<usize> = dims.iter().map(|d| d.at(self.micro, longest)).collect();
@@ -128,7 +127,7 @@ impl<'a> Runner<'a> {
         let mut grads: Values = values.iter().map(|v| vec![0.0; v.len()]).collect();
         let mut loss = 0.0;
         let mut order = rows.to_vec();
-        order.sort_by_key(|&i| examples[i].text.ids.len());
+        order.sort_by_key(|&i| examples[i].input.tokens());
         for rows in order.chunks(self.micro) {
             let mut feeds = self.frontier_feeds(examples, rows)?;
             let mut labels: Vec<i64> = rows.iter().map(|&i| examples[i].label as i64).collect();
@@ -178,7 +177,7 @@ impl<'a> Runner<'a> {
     ) -> Result<Vec<Vec<f32>>, Error> {
         let program = self.program(kind)?;
         let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|&i| examples[rows[i]].text.ids.len());
+        order.sort_by_key(|&i| examples[rows[i]].input.tokens());
         let mut out = vec![vec![]; rows.len()];
         for chunk in order.chunks(self.micro) {
             let of_chunk: Vec<usize> = chunk.iter().map(|&i| rows[i]).collect();
