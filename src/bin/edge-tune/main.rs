@@ -47,7 +47,7 @@ enum Command {
     Prepare(prepare::Args),
     Inspect(inspect::Args),
     Methods(methods::Args),
-    Calibrate(calibrate::Args),
+    Calibrate(Box<calibrate::Args>),
     Apply(apply::Args),
     Predict(predict::Args),
     Eval(eval::Args),
@@ -58,13 +58,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return output::wrong_use(&e),
+    };
     let out = Output { json: cli.json, quiet: cli.quiet, threads: cli.threads };
     let result = match cli.command {
         Command::Prepare(args) => prepare::run(args, &out),
         Command::Inspect(args) => inspect::run(args, &out),
         Command::Methods(args) => methods::run(args, &out),
-        Command::Calibrate(args) => calibrate::run(args, &out),
+        Command::Calibrate(args) => calibrate::run(*args, &out),
         Command::Apply(args) => apply::run(args, &out),
         Command::Predict(args) => predict::run(args, &out),
         Command::Eval(args) => eval::run(args, &out),
