@@ -82,7 +82,8 @@ pub(super) fn shift_positions(context: &mut Context<'_>, count: usize) -> Result
     let gathered = crate::backbone::site(context.graph, &site.value)?;
     let g = &mut *context.graph;
     let n = g.index().producer(gathered).ok_or(GraphError::Undefined(site.value))?;
-    let input = g.nodes[n].inputs.len() - 1;
+    // Of Gather and of FrozenGather, the ids are the last input.
+    let input = g.nodes[n].inputs.len().saturating_sub(1);
     let indices = g.nodes[n].input(input)?;
     let by = g.ints(&[count as i64]);
     let shifted = g.op("Add", &[indices, by], Attrs::none())?;

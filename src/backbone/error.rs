@@ -43,6 +43,20 @@ pub enum BackboneError {
         /// Why.
         reason: String,
     },
+    /// A path is a folder, a pipe or a device.
+    #[error("{}: not a plain file; copy the backbone again", .0.display())]
+    NotPlain(PathBuf),
+    /// An option of `prepare` is out of range.
+    #[error("max_length {max_length}: expected a number from 1 to {most}")]
+    MaxLength {
+        /// The length asked for.
+        max_length: usize,
+        /// The longest there can be.
+        most: usize,
+    },
+    /// The tokenizer was refused.
+    #[error(transparent)]
+    Tokenizer(#[from] crate::data::DataError),
     /// A file has another length than the manifest says.
     #[error("{}: {have} bytes, the manifest says {want}; the backbone is damaged or incomplete, copy it again", path.display())]
     Length {
@@ -59,13 +73,15 @@ pub enum BackboneError {
         /// The file.
         path: PathBuf,
     },
-    /// The manifest names a value that the model lacks.
-    #[error("{}: the model has no value `{site}` that the manifest names; run `edge-tune prepare` again", dir.display())]
+    /// The manifest names a value that the model lacks, or that is not what the manifest says.
+    #[error("{}: site `{site}` of the manifest does not fit the model: {reason}; run `edge-tune prepare` again", dir.display())]
     Site {
         /// The backbone.
         dir: PathBuf,
         /// The value.
         site: String,
+        /// What does not fit.
+        reason: String,
     },
     /// The padding mask does not do what it should and cannot be repaired.
     #[error("{}: {reason}; export again with dynamo=True", path.display())]
@@ -105,6 +121,9 @@ impl BackboneError {
             BackboneError::Structure { .. } => "backbone.structure",
             BackboneError::Io { .. } => "backbone.io",
             BackboneError::Manifest { .. } => "backbone.manifest",
+            BackboneError::NotPlain(_) => "backbone.not-a-file",
+            BackboneError::MaxLength { .. } => "backbone.max-length",
+            BackboneError::Tokenizer(e) => e.code(),
             BackboneError::Length { .. } => "backbone.length",
             BackboneError::Digest { .. } => "backbone.digest",
             BackboneError::Site { .. } => "backbone.site",

@@ -22,6 +22,8 @@ pub const WEIGHTS_FILE: &str = "weights.bin";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// A manifest larger than this is refused.
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
+/// Longest input in tokens that any backbone takes.
+pub(super) const MAX_TOKENS: usize = 1 << 20;
 
 /// `backbone.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,7 +122,11 @@ impl Manifest {
         let path = dir.join(MANIFEST_FILE);
         let io = |source| BackboneError::Io { path: path.clone(), source };
         let bad = |reason: String| BackboneError::Manifest { path: path.clone(), reason };
-        if std::fs::metadata(&path).map_err(io)?.len() > MAX_MANIFEST_BYTES {
+        let meta = std::fs::metadata(&path).map_err(io)?;
+        if !meta.is_file() {
+            return Err(BackboneError::NotPlain(path));
+        }
+        if meta.len() > MAX_MANIFEST_BYTES {
             return Err(bad(format!("larger than {MAX_MANIFEST_BYTES} bytes")));
         }
         let text = std::fs::read(&path).map_err(io)?;
@@ -139,12 +145,20 @@ impl Manifest {
             }
         }
         let s = &manifest.sites;
-        if s.heads == 0
-            || s.width == 0
-            || !s.width.is_multiple_of(s.heads)
-            || manifest.max_length == 0
-        {
-            return Err(bad("width, heads or max_length cannot be right".into()));
+        if s.heads == 0 || s.width == 0 || !s.width.is_multiple_of(s.heads) {
+            return Err(bad(format!("{} heads cannot share a width of {}", s.heads, s.width)));
+        }
+        if !(1..=MAX_TOKENS).contains(&manifest.max_length) {
+            return Err(bad(format!("max_length cannot be {}", manifest.max_length)));
+        }
+        if !(0..i64::from(i32::MAX)).contains(&manifest.pad_id) {
+            return Err(bad(format!("pad_id cannot be {}", manifest.pad_id)));
+        }
+        // They reach terminals and logs.
+        let shown = [Some(&manifest.name), Some(&manifest.family)];
+        let shown = shown.into_iter().chain([manifest.licence.as_ref(), manifest.source.as_ref()]);
+        if shown.flatten().any(|t| t.chars().any(char::is_control)) {
+            return Err(bad("name, family, licence or source holds control characters".into()));
         }
         if manifest.digest != manifest.digest_now() {
             return Err(bad("the digest does not belong to it".into()));
@@ -160,7 +174,11 @@ impl Manifest {
         for f in &self.files {
             let path = dir.join(&f.name);
             let io = |source| BackboneError::Io { path: path.clone(), source };
-            let have = std::fs::metadata(&path).map_err(io)?.len();
+            let meta = std::fs::metadata(&path).map_err(io)?;
+            if !meta.is_file() {
+                return Err(BackboneError::NotPlain(path));
+            }
+            let have = meta.len();
             if have != f.bytes {
                 return Err(BackboneError::Length { path, have, want: f.bytes });
             }

@@ -77,21 +77,12 @@ impl Backbone {
     }
 
     fn check_sites(&self) -> Result<(), BackboneError> {
-        let s = &self.manifest.sites;
-        let layers = s.layers.iter().flat_map(|l| {
-            [&l.input, &l.keys, &l.values, &l.attention_output, &l.ffn_output]
-                .into_iter()
-                .chain(l.masks.iter().map(|m| &m.0))
-        });
-        let others = [&s.tokens.value, &s.hidden, &s.input];
-        let optional = [&s.pooled, &s.mask, &s.types].into_iter().flatten();
-        let linears = s.linears.iter().flat_map(|l| [&l.input, &l.output]);
-        let norms = s.norms.iter().map(|n| &n.output);
-        let mut all = layers.chain(others).chain(optional).chain(linears).chain(norms);
-        match all.find(|name| self.graph.find(name).is_none()) {
-            Some(name) => Err(BackboneError::Site { dir: self.dir.clone(), site: name.clone() }),
-            None => Ok(()),
-        }
+        let dir = || self.dir.clone();
+        self.manifest.sites.check(&self.graph).map_err(|(site, reason)| BackboneError::Site {
+            dir: dir(),
+            site,
+            reason,
+        })
     }
 }
 

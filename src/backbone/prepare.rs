@@ -2,11 +2,12 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::manifest::FORMAT;
+use super::manifest::{FORMAT, MAX_TOKENS};
 use super::{
     BackboneError, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report, TOKENIZER_FILE,
     WEIGHTS_FILE, Weights, quantize, site,
 };
+use crate::data::TextEncoder;
 use crate::engine::{Engine, Feed};
 use crate::graph::canonical::{MaskReport, canonicalise, padding_masks};
 use crate::graph::sites::{Modality, Sites, discover};
@@ -74,6 +75,13 @@ pub fn prepare(
     let in_graph = |source| BackboneError::Graph { path: path.clone(), source };
     if fs::read_dir(&options.out).is_ok_and(|mut d| d.next().is_some()) {
         return Err(BackboneError::Occupied(options.out.clone()));
+    }
+    if let Some(max_length @ 0) = options.max_length {
+        return Err(BackboneError::MaxLength { max_length, most: MAX_TOKENS });
+    }
+    if let Some(tokenizer) = &options.tokenizer {
+        // A backbone with a bad tokenizer could never be loaded.
+        TextEncoder::from_file(tokenizer, options.max_length.unwrap_or(MAX_TOKENS))?;
     }
     step("reading the export");
     let mut graph = onnx::read(path)?;
@@ -318,13 +326,14 @@ fn write_files(
     let pad_id = i64::from(family == "roberta");
     let offset = if family == "roberta" { 2 } else { 0 };
     let learned = sites.positions.as_ref().map(|p| p.rows.saturating_sub(offset));
-    let rows = graph.find(&sites.tokens.value).and_then(|v| graph.shape(v)[1].constant());
-    let limit = learned.or(rows).unwrap_or(512);
+    let rows = graph.find(&sites.tokens.value).and_then(|v| graph.shape(v).get(1)?.constant());
+    let limit = learned.or(rows).unwrap_or(512).clamp(1, MAX_TOKENS);
+    let plain = |text: &String| text.chars().filter(|c| !c.is_control()).collect::<String>();
     let stem = options.model.parent().and_then(Path::file_name);
     let name = options.name.clone().or_else(|| stem.map(|s| s.to_string_lossy().into_owned()));
     let mut manifest = Manifest {
         format: FORMAT,
-        name: name.unwrap_or_else(|| family.to_owned()),
+        name: name.as_ref().map_or_else(|| family.to_owned(), plain),
         family: family.to_owned(),
         weights: options.weights,
         pooling: options.pooling.unwrap_or(match sites.modality {
@@ -333,8 +342,8 @@ fn write_files(
         }),
         max_length: options.max_length.map_or(limit, |m| m.min(limit)),
         pad_id,
-        licence: options.licence.clone(),
-        source: options.source.clone(),
+        licence: options.licence.as_ref().map(plain),
+        source: options.source.as_ref().map(plain),
         report,
         digest: String::new(),
         files,

@@ -154,6 +154,21 @@ pub enum DeltaError {
         /// `NaN`, `inf` or `-inf`.
         value: f32,
     },
+    /// A tensor holds a number that f16, in which deltas are served, does not.
+    #[error(
+        "{file}: tensor `{tensor}`: element {index} is {value}, beyond the range of f16; calibrate \
+         again with a lower learning rate"
+    )]
+    Range {
+        /// Name of the file.
+        file: String,
+        /// Name of the tensor.
+        tensor: String,
+        /// Position of the element, row-major.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
     /// A safetensors file of another kind.
     #[error("{file}: a safetensors file, but not an edge-tune delta: no `edge-tune.format` key")]
     Foreign {
@@ -275,6 +290,7 @@ impl DeltaError {
             DeltaError::Offsets { .. } => "delta.offsets",
             DeltaError::Trailing { .. } => "delta.trailing",
             DeltaError::NotFinite { .. } => "delta.not-finite",
+            DeltaError::Range { .. } => "delta.range",
             DeltaError::Foreign { .. } => "delta.foreign",
             DeltaError::Version { .. } => "delta.version",
             DeltaError::MissingKey { .. } => "delta.missing-key",

@@ -127,6 +127,9 @@ impl Metadata {
         if !self.config.is_object() {
             return bad("config", "is not a JSON object".into());
         }
+        if holds_control(&self.config) {
+            return bad("config", "holds control characters".into());
+        }
         let digest = "is not a digest of 64 lowercase hexadecimal digits";
         if !is_digest(&self.backbone) {
             return bad("backbone", digest.into());
@@ -166,4 +169,15 @@ fn json<T: DeserializeOwned>(key: &'static str, text: &str, file: &str) -> Resul
         let reason = format!("not the JSON that belongs here: {e}");
         DeltaError::Metadata { file: file.into(), key, reason }
     })
+}
+
+/// True if a key or a text in `value` holds control characters.
+fn holds_control(value: &Value) -> bool {
+    let control = |text: &str| text.chars().any(char::is_control);
+    match value {
+        Value::String(text) => control(text),
+        Value::Array(items) => items.iter().any(holds_control),
+        Value::Object(map) => map.iter().any(|(k, v)| control(k) || holds_control(v)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use half::f16;
+
 use super::{Delta, DeltaError};
 
 /// A tensor that a method has, or may have, on a backbone.
@@ -63,13 +65,10 @@ impl Delta {
     /// # Errors
     /// The first difference found; the delta must not be used then.
     pub fn validate(&self, backbone: &str, expected: &[TensorSpec]) -> Result<(), DeltaError> {
+        self.check_backbone(backbone)?;
         let file = || self.name().to_string();
         let metadata = self.metadata();
         let method = || metadata.method.clone();
-        if metadata.backbone != backbone {
-            let (have, want) = (metadata.backbone.clone(), backbone.to_string());
-            return Err(DeltaError::WrongBackbone { file: file(), have, want });
-        }
         let specs: HashMap<&str, &TensorSpec> =
             expected.iter().map(|s| (s.name.as_str(), s)).collect();
         if let Some(tensor) = self.tensors().keys().find(|n| !specs.contains_key(n.as_str())) {
@@ -102,6 +101,29 @@ impl Delta {
                 let (have, want) = (tensor.shape().to_vec(), spec.shape.clone());
                 return Err(DeltaError::WrongShape { file: file(), tensor: name(), have, want });
             }
+            // Deltas are served in f16: what is finite in the file must be so there.
+            let rounded = |v: &f32| f16::from_f32(*v).is_finite();
+            let values = tensor.to_f32();
+            if spec.values == Values::Real
+                && let Some(index) = values.iter().position(|v| !rounded(v))
+            {
+                let value = values[index];
+                return Err(DeltaError::Range { file: file(), tensor: name(), index, value });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the delta was trained on the backbone with digest `backbone`. Its settings mean
+    /// nothing on another one.
+    ///
+    /// # Errors
+    /// [`DeltaError::WrongBackbone`].
+    pub fn check_backbone(&self, backbone: &str) -> Result<(), DeltaError> {
+        let have = &self.metadata().backbone;
+        if have != backbone {
+            let (file, have, want) = (self.name().to_string(), have.clone(), backbone.to_string());
+            return Err(DeltaError::WrongBackbone { file, have, want });
         }
         Ok(())
     }

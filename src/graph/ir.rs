@@ -4,6 +4,10 @@ use std::sync::Arc;
 use super::{Attrs, Concrete, DOMAIN, Dim, GraphError, PROBES, infer};
 use crate::tensor::{DType, Tensor};
 
+/// All known values of a graph together take at most this: what is beyond it is not computed, so
+/// that a small file of many nodes cannot ask for much memory.
+const MAX_KNOWN_BYTES: usize = 256 << 20;
+
 /// Names a value of one [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub(crate) u32);
@@ -284,10 +288,14 @@ impl Graph {
     /// [`GraphError`] if the nodes are circular, or an operator is unknown or does not fit.
     pub fn infer_all(&mut self) -> Result<(), GraphError> {
         self.sort()?;
+        let mut bytes = 0;
         for i in 0..self.nodes.len() {
             let facts = self.infer_node(&self.nodes[i], self.nodes[i].outputs.len())?;
             for (o, (dtype, shape, known)) in self.nodes[i].outputs.clone().into_iter().zip(facts) {
                 if let Some(o) = o {
+                    bytes +=
+                        known.iter().flat_map(|k| k.iter()).map(|t| t.bytes().len()).sum::<usize>();
+                    let known = known.filter(|_| bytes <= MAX_KNOWN_BYTES);
                     let v = self.value_mut(o);
                     (v.dtype, v.shape, v.known) = (dtype, shape, known);
                 }

@@ -1,3 +1,5 @@
+use crate::methods::MethodError;
+
 /// A swap or a prediction was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -37,6 +39,14 @@ pub enum RuntimeError {
         /// What it was given.
         given: &'static str,
     },
+    /// The delta's method or settings are not known here, or do not fit the backbone.
+    #[error("{delta}: {source}")]
+    Method {
+        /// File or name of the delta.
+        delta: String,
+        /// What does not fit.
+        source: MethodError,
+    },
     /// The delta gave another answer on its own self-test than where it was made.
     #[error(
         "self-test of `{task}` failed on input {input}: scores differ by {difference:.4}, at most {tolerance:.4} is allowed; the delta or the backbone is damaged"
@@ -62,13 +72,14 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// A stable short code.
+    /// A stable short code. A method or setting that is refused keeps its own.
     pub fn code(&self) -> &'static str {
         match self {
             RuntimeError::NoActive => "runtime.no-active",
             RuntimeError::Generation { .. } => "runtime.generation",
             RuntimeError::Budget { .. } => "runtime.budget",
             RuntimeError::Input { .. } => "runtime.input",
+            RuntimeError::Method { source, .. } => source.code(),
             RuntimeError::SelfTest { .. } => "runtime.self-test",
             RuntimeError::Scores { .. } => "runtime.scores",
         }

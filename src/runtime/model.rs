@@ -124,10 +124,11 @@ impl Model {
     /// Nothing changes for predictions until [`Model::swap`].
     ///
     /// # Errors
-    /// [`Error::Delta`], [`Error::Method`] or [`RuntimeError::Budget`]; the model is as before.
+    /// [`Error::Delta`], [`RuntimeError::Method`] or [`RuntimeError::Budget`]; the model is as
+    /// before.
     pub fn load(&self, delta: &Delta) -> Result<Arc<Task>, Error> {
         let metadata = delta.metadata();
-        let plan = plan_of(&self.backbone, metadata)?;
+        let plan = plan_of(&self.backbone, delta)?;
         delta.validate(self.backbone.digest(), &expected_tensors(&plan))?;
         let needs = 2 * plan.parameters();
         let free = self.budget.saturating_sub(self.resident_bytes());

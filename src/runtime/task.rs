@@ -25,11 +25,18 @@ pub struct Task {
 /// The plan that a delta's metadata describe.
 ///
 /// # Errors
-/// [`Error::Method`] if method or settings are unknown here.
-pub fn plan_of(backbone: &Backbone, metadata: &Metadata) -> Result<Plan, Error> {
-    let method = methods::find(&metadata.method)?;
-    let settings = Settings::from_json(method, &metadata.config)?;
-    Ok(method.plan(backbone.manifest(), metadata.labels.len(), &settings)?)
+/// [`Error::Delta`] if the delta is of another backbone, [`RuntimeError::Method`] if its method or
+/// settings are unknown here.
+pub fn plan_of(backbone: &Backbone, delta: &Delta) -> Result<Plan, Error> {
+    delta.check_backbone(backbone.digest())?;
+    let metadata = delta.metadata();
+    let plan = || {
+        let method = methods::find(&metadata.method)?;
+        let settings = Settings::from_json(method, &metadata.config)?;
+        method.plan(backbone.manifest(), metadata.labels.len(), &settings)
+    };
+    let named = |source| RuntimeError::Method { delta: delta.name().to_owned(), source };
+    Ok(plan().map_err(named)?)
 }
 
 /// What a delta of `plan` must hold.

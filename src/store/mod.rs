@@ -249,7 +249,9 @@ impl Store {
             result => result.map_err(|e| self.io(&path, "remove", e))?,
         }
         self.sync(TASKS)?;
-        self.clean()
+        // The task is gone. Blobs that cannot be removed now, the next open removes.
+        let _ = self.clean();
+        Ok(())
     }
 
     /// Checks the stored copy of a delta and makes it the active one.

@@ -65,6 +65,7 @@ impl<'a> Run<'a> {
         plan: &'a Plan,
         options: &'a Options,
     ) -> Result<Run<'a>, Error> {
+        options.check()?;
         let classes = task.labels.len();
         let examples: Vec<Example> = task.train.iter().chain(&task.validation).cloned().collect();
         if let Some(e) = examples.iter().find(|e| e.label >= classes) {
@@ -449,6 +450,8 @@ fn add_means(parent: &Delta, means: &mut [f32], counts: &mut [i64]) {
     let d = means.len() / counts.len().max(1);
     let rows = means.chunks_mut(d.max(1)).zip(counts).zip(old.chunks(d.max(1)).zip(old_counts));
     for ((mean, count), (old, &old_count)) in rows {
+        // A file may hold any number.
+        let old_count = old_count.clamp(0, 1 << 40);
         let total = (*count + old_count).max(1) as f32;
         let (new, old_share) = (*count as f32 / total, old_count as f32 / total);
         mean.iter_mut().zip(old).for_each(|(m, o)| *m = *m * new + o * old_share);

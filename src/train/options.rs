@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::TrainError;
 use crate::runtime::Sample;
+
+/// Most epochs, and most rows of a step.
+const MOST: f64 = 1e6;
 
 /// An input and its class number.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +77,32 @@ impl Default for Options {
             max_time: None,
             cache: true,
             checkpoint: None,
+        }
+    }
+}
+
+impl Options {
+    /// Refuses numbers that no run can use.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] naming the option.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let positive = |v: f64| v.is_finite() && v > 0.0;
+        let above = "it must be above 0 and finite";
+        let (rate, decay) = (self.learning_rate.unwrap_or(1.0), self.weight_decay.unwrap_or(0.0));
+        let (clip, batch) = (f64::from(self.clip), self.batch as f64);
+        let epochs = self.epochs.unwrap_or(1) as f64;
+        let checks = [
+            ("learning_rate", rate, positive(rate), above),
+            ("weight_decay", decay, decay == 0.0 || positive(decay), "it must be 0 or more"),
+            ("warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "it must be from 0 to 1"),
+            ("clip", clip, clip > 0.0, "it must be above 0"),
+            ("batch", batch, self.batch > 0 && batch <= MOST, "it must be from 1 to 1000000"),
+            ("epochs", epochs, epochs <= MOST, "it must be at most 1000000"),
+        ];
+        match checks.into_iter().find(|c| !c.2) {
+            Some((name, value, _, want)) => Err(TrainError::Setting { name, value, want }),
+            None => Ok(()),
         }
     }
 }

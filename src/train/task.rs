@@ -5,7 +5,7 @@ use crate::Error;
 use crate::data::Dataset;
 use crate::delta::Delta;
 use crate::methods::{Method, Settings, Training};
-use crate::runtime::{InputLimit, Model, expected_tensors};
+use crate::runtime::{InputLimit, Model, expected_tensors, plan_of};
 
 /// What is learned from, and where.
 pub struct Task<'a> {
@@ -63,9 +63,9 @@ impl<'a> Task<'a> {
         validation: &[usize],
     ) -> Result<Task<'a>, Error> {
         let metadata = parent.metadata();
+        let plan = plan_of(model.backbone(), parent)?;
         let method = crate::methods::find(&metadata.method)?;
         let settings = Settings::from_json(method, &metadata.config)?;
-        let plan = method.plan(model.backbone().manifest(), metadata.labels.len(), &settings)?;
         parent.validate(model.backbone().digest(), &expected_tensors(&plan))?;
         let known = metadata.labels.clone();
         let refuse = |reason: String| TrainError::Parent { delta: parent.name().into(), reason };

@@ -7,8 +7,9 @@ use edge_tune::Error;
 use edge_tune::data::Dataset;
 use edge_tune::delta::Delta;
 use edge_tune::methods::{self, Settings};
+use edge_tune::runtime::InputLimit;
 use edge_tune::train::{
-    Budget, Evaluation, Event, Observer, OptimizerKind, Options, Report, Task, calibrate,
+    Budget, Evaluation, Event, Observer, OptimizerKind, Options, Report, Task, calibrate, examples,
 };
 use serde_json::{Value, json};
 
@@ -146,6 +147,9 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let parent = args.from.as_deref().map(Delta::read).transpose().map_err(Error::from)?;
     let data = Dataset::open(&args.data).map_err(Error::from)?;
     let (train, validation) = rows(&args, &data)?;
+    // A bad file for the measurement shows before the training, not after it.
+    let eval_data = args.eval.as_deref().map(|path| eval::read(path, &args.eval_split));
+    let eval_data = eval_data.transpose()?;
     let model = args.backbone.open(out)?;
     let task = match (chosen, &parent) {
         (Some((method, settings)), _) => {
@@ -158,6 +162,10 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         }
         (None, None) => return Err(usage("name a method with --method")),
     };
+    if let Some((data, rows)) = &eval_data {
+        // Only to see that all labels are known.
+        examples(&model, data, rows, &task.labels, InputLimit(1))?;
+    }
     let checkpoint = args.checkpoint.clone().unwrap_or_else(|| beside(&args.out));
     if args.fresh && checkpoint.exists() {
         std::fs::remove_file(&checkpoint)
@@ -186,10 +194,10 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     watch.finish();
     let (delta, report) = result?;
     delta.write(&args.out).map_err(Error::from)?;
-    let eval = match &args.eval {
-        Some(path) => {
+    let eval = match &eval_data {
+        Some(rows) => {
             let loaded = model.load(&delta)?;
-            Some(eval::measure(&model, &loaded, path, &args.eval_split, out)?)
+            Some(eval::measure(&model, &loaded, rows, out)?)
         }
         None => None,
     };

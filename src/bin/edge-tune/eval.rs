@@ -1,5 +1,5 @@
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use edge_tune::Error;
 use edge_tune::data::Dataset;
@@ -30,7 +30,7 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     progress::catch_interrupts()?;
     let model = args.backbone.open(out)?;
     let (task, generation) = args.delta.load(&model)?;
-    let result = measure(&model, &task, &args.data, &args.split, out)?;
+    let result = measure(&model, &task, &read(&args.data, &args.split)?, out)?;
     let mut value = serde_json::to_value(&result)?;
     if let Some(map) = value.as_object_mut() {
         map.insert("task".into(), json!(task.metadata().task));
@@ -41,18 +41,22 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     out.print(&value, text(&result))
 }
 
-/// Evaluates `task` on one split of a file.
+/// One split of a file: its rows, by their numbers.
+pub fn read(path: &Path, split: &str) -> anyhow::Result<(Dataset, Vec<usize>)> {
+    let data = Dataset::open(path).map_err(Error::from)?;
+    let rows = data.split(split).map_err(Error::from)?;
+    Ok((data, rows))
+}
+
+/// Evaluates `task` on rows of a file.
 pub fn measure(
     model: &Model,
     task: &Task,
-    data: &std::path::Path,
-    split: &str,
+    (data, rows): &(Dataset, Vec<usize>),
     out: &Output,
 ) -> anyhow::Result<Evaluation> {
-    let data = Dataset::open(data).map_err(Error::from)?;
-    let rows = data.split(split).map_err(Error::from)?;
     let labels = &task.metadata().labels;
-    let examples = examples(model, &data, &rows, labels, task.limit())?;
+    let examples = examples(model, data, rows, labels, task.limit())?;
     let total = examples.len() as u64;
     let mut bar = Progress::new("evaluating", total, out.quiet);
     let result = evaluate(model, task, &examples, |done| {

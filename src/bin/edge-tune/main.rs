@@ -58,7 +58,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return output::wrong_use(&e),
+    };
     let out = Output { json: cli.json, quiet: cli.quiet, threads: cli.threads };
     let result = match cli.command {
         Command::Prepare(args) => prepare::run(args, &out),

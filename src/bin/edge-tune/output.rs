@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use edge_tune::Error;
+use edge_tune::data::DataError;
 use edge_tune::engine::Engine;
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::store::StoreError;
@@ -79,11 +80,34 @@ impl Output {
         }
         match library {
             Some(Error::Train(TrainError::Interrupted { .. })) => ExitCode::from(130),
-            Some(Error::Method(_) | Error::Store(StoreError::TaskName { .. })) => ExitCode::from(2),
+            Some(
+                Error::Method(_)
+                | Error::Data(DataError::Fraction { .. })
+                | Error::Train(TrainError::Setting { .. })
+                | Error::Store(StoreError::TaskName { .. }),
+            ) => ExitCode::from(2),
             _ if code == "usage" => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }
+}
+
+/// Reports arguments that cannot be parsed: exit status 2. What was asked for, help or the version,
+/// goes to stdout with status 0.
+pub fn wrong_use(error: &clap::Error) -> ExitCode {
+    // Nothing can be done about a closed stream.
+    let _ = error.print();
+    if error.exit_code() == 0 {
+        return ExitCode::SUCCESS;
+    }
+    if std::env::args_os().any(|a| a == "--json") {
+        let text = error.to_string();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        let message = first.split_whitespace().collect::<Vec<_>>().join(" ");
+        let _ = line(json!({ "error": { "code": "usage", "message": message } }));
+    }
+    ExitCode::from(2)
 }
 
 /// The code of what a check inside the store refused, not only that it was refused.
@@ -96,7 +120,8 @@ fn code(error: &Error) -> &'static str {
     error.code()
 }
 
-/// The error and its causes on one line, each said once.
+/// The error and its causes on one line, each said once. Names from files that are not trusted
+/// must not steer a terminal.
 fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
@@ -108,7 +133,11 @@ fn describe(error: &anyhow::Error) -> String {
             text.push_str(&cause);
         }
     }
-    text
+    let plain = |c: char| match c.is_control() && c != '\n' {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(plain).collect()
 }
 
 /// Writes a line to stdout.

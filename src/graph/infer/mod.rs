@@ -29,7 +29,7 @@ mod testing;
 mod unary;
 mod values;
 
-use super::onnx::MAX_RANK;
+use super::onnx::{MAX_RANK, MAX_VALUE_BYTES};
 use super::{GraphError, Node};
 use crate::tensor::{DType, Tensor};
 use call::{Call, elements};
@@ -102,11 +102,12 @@ fn check_inputs(call: &Call, least: usize, most: usize) -> Result<(), GraphError
 }
 
 /// Every product of some of the dimensions must fit, also next to a dimension of 0, so that the
-/// rules can multiply dimensions of one value without checks.
+/// rules can multiply dimensions of one value without checks, and so that no engine is asked for
+/// memory that there is not.
 fn check_size(call: &Call, what: &str, fact: &Concrete) -> Result<(), GraphError> {
     let bytes = elements(fact.shape.iter().map(|&d| d.max(1)))
         .and_then(|n| n.checked_mul(fact.dtype.size()))
-        .filter(|&n| n <= isize::MAX as usize);
+        .filter(|&n| n <= MAX_VALUE_BYTES);
     if bytes.is_none() || fact.shape.len() > MAX_RANK {
         return Err(call.invalid(format!("an {what} of shape {:?} is too large", fact.shape)));
     }

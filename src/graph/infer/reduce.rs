@@ -231,9 +231,9 @@ mod tests {
 
     #[test]
     fn empty_inputs_do_not_grow() {
-        let wide = Concrete::from(Tensor::zeros(DType::I8, &[0, 1 << 40]));
+        let wide = Concrete::from(Tensor::zeros(DType::I8, &[0, 1 << 24]));
         let y = run("ReduceSum", attrs(), &[wide, ints(&[0])]).unwrap().remove(0);
-        assert_eq!(y.shape, [1, 1 << 40]);
+        assert_eq!(y.shape, [1, 1 << 24]);
         assert!(y.value.is_none());
     }
 

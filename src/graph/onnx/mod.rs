@@ -22,6 +22,8 @@ pub const MAX_MODEL_BYTES: u64 = 1 << 31;
 pub const MAX_NODES: usize = 100_000;
 /// More dimensions than this are refused.
 pub const MAX_RANK: usize = 16;
+/// A value of more bytes than this, at the probe sizes, is refused.
+pub const MAX_VALUE_BYTES: usize = 1 << 31;
 /// The operator set that graphs are lifted to and written with.
 pub const OPSET: i64 = 20;
 

@@ -9,9 +9,12 @@ use tract_onnx::pb::{
 };
 
 use super::tensors::ParseError;
-use super::{ExternalData, MAX_MODEL_BYTES, MAX_NODES, MAX_RANK, OnnxError, lift, tensors};
+use super::{
+    ExternalData, MAX_MODEL_BYTES, MAX_NODES, MAX_RANK, MAX_VALUE_BYTES, OnnxError, lift, tensors,
+};
 use crate::graph::ir::{Node, Value, ValueId};
 use crate::graph::{Attr, Attrs, Dim, Graph, GraphError};
+use crate::tensor::byte_len;
 
 /// Reads a model file and its external data, lifts it to the present operator set and infers all
 /// shapes. A free first dimension of an input is the batch; other free dimensions get probe sizes
@@ -43,7 +46,7 @@ pub fn parse(bytes: &[u8], path: &Path, external: ExternalData) -> Result<Graph,
 
 fn graph(bytes: &[u8], mut external: ExternalData) -> Result<Graph, ParseError> {
     // prost refuses messages nested deeper than 100, so hostile nesting cannot exhaust the stack.
-    let model = ModelProto::decode(bytes).map_err(|e| GraphError::Onnx(e.to_string()))?;
+    let model = ModelProto::decode(bytes).map_err(|e| GraphError::Onnx(brief(&e)))?;
     let opset = model
         .opset_import
         .iter()
@@ -86,6 +89,15 @@ fn graph(bytes: &[u8], mut external: ExternalData) -> Result<Graph, ParseError> 
     lift::lift(&mut graph, opset)?;
     graph.infer_all()?;
     Ok(graph)
+}
+
+/// What went wrong; where, too, unless that is a long way down.
+fn brief(error: &prost::DecodeError) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(": ") {
+        Some((_, cause)) if text.len() > 300 => cause.to_owned(),
+        _ => text,
+    }
 }
 
 fn nodes(
@@ -199,5 +211,11 @@ fn input_type(
         Some(DimValue::DimParam(name)) => Ok(probes.dim(i, name, &input.name)),
         None => Ok(probes.dim(i, "", &input.name)),
     };
-    Ok((dtype, shape.dim.iter().enumerate().map(dim).collect::<Result<_, _>>()?))
+    let shape: Vec<Dim> = shape.dim.iter().enumerate().map(dim).collect::<Result<_, _>>()?;
+    // Inputs that nothing reads are not looked at again before they are fed.
+    let largest = shape.iter().map(|d| d.0.into_iter().max().unwrap_or(1)).collect::<Vec<_>>();
+    match byte_len(dtype, &largest) {
+        Some(bytes) if bytes <= MAX_VALUE_BYTES => Ok((dtype, shape)),
+        _ => Err(bad("it is too large")),
+    }
 }

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use crate::graph::{Graph, Index, ValueId};
 
 /// One scaled dot-product attention, found around its softmax.
@@ -14,10 +16,11 @@ pub(crate) struct Attention {
 
 /// All attentions in topological order.
 pub(crate) fn find(graph: &Graph, index: &Index) -> Vec<Attention> {
+    let products = from_products(graph);
     let softmaxes = graph.nodes.iter().filter(|n| n.op == "Softmax");
     softmaxes
         .filter_map(|softmax| {
-            let (scores, masks) = scores(graph, index, softmax.input(0).ok()?)?;
+            let (scores, masks) = scores(graph, index, &products, softmax.input(0).ok()?)?;
             let mix = mix(graph, index, softmax.output().ok()?)?;
             let (q, k) = (graph.nodes[scores].input(0).ok()?, graph.nodes[scores].input(1).ok()?);
             let v = graph.nodes[mix].input(1).ok()?;
@@ -29,7 +32,13 @@ pub(crate) fn find(graph: &Graph, index: &Index) -> Vec<Attention> {
 }
 
 /// Up from the softmax to the MatMul of two activations, noting the masks.
-fn scores(graph: &Graph, index: &Index, mut v: ValueId) -> Option<(usize, Vec<(usize, usize)>)> {
+fn scores(
+    graph: &Graph,
+    index: &Index,
+    products: &HashSet<ValueId>,
+    mut v: ValueId,
+) -> Option<(usize, Vec<(usize, usize)>)> {
+    let leads = |v: Result<ValueId, _>| v.is_ok_and(|v: ValueId| products.contains(&v));
     let mut masks = Vec::new();
     loop {
         let n = index.producer(v)?;
@@ -38,16 +47,14 @@ fn scores(graph: &Graph, index: &Index, mut v: ValueId) -> Option<(usize, Vec<(u
             "MatMul" if is_product(graph, n) => return Some((n, masks)),
             "Cast" | "Reshape" => 0,
             "Mul" | "Div" | "Add" | "Sub" => {
-                let data = (0..2)
-                    .find(|&i| node.input(i).is_ok_and(|v| leads_to_product(graph, index, v)))?;
+                let data = (0..2).find(|&i| leads(node.input(i)))?;
                 if matches!(node.op.as_str(), "Add" | "Sub") {
                     masks.push((n, 1 - data));
                 }
                 data
             }
             "Where" => {
-                let data = (1..3)
-                    .find(|&i| node.input(i).is_ok_and(|v| leads_to_product(graph, index, v)))?;
+                let data = (1..3).find(|&i| leads(node.input(i)))?;
                 masks.push((n, 0));
                 data
             }
@@ -65,16 +72,23 @@ fn is_product(graph: &Graph, n: usize) -> bool {
             .all(|i| node.input(i).is_ok_and(|v| graph.constant(v).is_none() && graph.rank(v) >= 3))
 }
 
-/// True if `v` comes from a product of activations through scaling and masking alone.
-fn leads_to_product(graph: &Graph, index: &Index, v: ValueId) -> bool {
-    let Some(n) = index.producer(v) else { return false };
-    match graph.nodes[n].op.as_str() {
-        "MatMul" => is_product(graph, n),
-        "Cast" | "Reshape" | "Mul" | "Div" | "Add" | "Sub" | "Where" => {
-            graph.nodes[n].inputs.iter().flatten().any(|&i| leads_to_product(graph, index, i))
+/// The values that come from a product of activations through scaling and masking alone. One pass
+/// in topological order: walking up from every value would take ages in a hostile graph.
+fn from_products(graph: &Graph) -> HashSet<ValueId> {
+    let mut found = HashSet::new();
+    for (n, node) in graph.nodes.iter().enumerate() {
+        let leads = match node.op.as_str() {
+            "MatMul" => is_product(graph, n),
+            "Cast" | "Reshape" | "Mul" | "Div" | "Add" | "Sub" | "Where" => {
+                node.inputs.iter().flatten().any(|i| found.contains(i))
+            }
+            _ => false,
+        };
+        if leads {
+            found.extend(node.outputs.iter().flatten().copied());
         }
-        _ => false,
     }
+    found
 }
 
 /// Down from the softmax to the MatMul with the values.

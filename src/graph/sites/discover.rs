@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use super::attention::{self, Attention};
 use super::{LayerSite, LinearSite, Modality, NormSite, PositionSite, Role, Sites, TokenSite};
 use crate::graph::{Dim, Graph, Index, ValueId};
@@ -144,7 +146,7 @@ impl Walk<'_> {
         let positions =
             if modality == Modality::Text { self.positions(input, types, width) } else { None };
         let pooled = g.outputs.iter().find(|&&o| g.rank(o) == 2 && g.width(o) == Some(width));
-        Ok(Sites {
+        let sites = Sites {
             modality,
             width,
             heads,
@@ -162,7 +164,13 @@ impl Walk<'_> {
             input: self.name(input),
             mask: mask.map(|v| self.name(v)),
             types: types.map(|v| self.name(v)),
-        })
+        };
+        match sites.check(g) {
+            Ok(()) => Ok(sites),
+            Err((site, reason)) => {
+                Err(SiteError::new("usable sites", format!("`{site}`: {reason}")))
+            }
+        }
     }
 
     fn name(&self, v: ValueId) -> String {
@@ -296,20 +304,26 @@ impl Walk<'_> {
     /// The first linear layer that reads `v`, through reshapes and activations; through a
     /// normalisation only if `norms`.
     fn next_linear(&self, v: ValueId, norms: bool) -> Option<Linear> {
-        let users = self.index.consumers(v);
-        if let Some(l) = users.iter().filter(|u| u.1 == 0).find_map(|u| self.linear_at(u.0)) {
-            return Some(l);
-        }
-        users.iter().find_map(|&(n, _)| {
-            let node = &self.graph.nodes[n];
-            let passes = match node.op.as_str() {
+        let (mut seen, mut stack) = (HashSet::new(), vec![v]);
+        while let Some(v) = stack.pop() {
+            if !seen.insert(v) {
+                continue;
+            }
+            let users = self.index.consumers(v);
+            if let Some(l) = users.iter().filter(|u| u.1 == 0).find_map(|u| self.linear_at(u.0)) {
+                return Some(l);
+            }
+            let passes = |n: usize| match self.graph.nodes[n].op.as_str() {
                 "Transpose" | "Reshape" | "Cast" | "Gelu" | "Relu" | "Tanh" | "Sigmoid" | "Mul"
                 | "Erf" | "HardSigmoid" | "Clip" => true,
                 "LayerNormalization" => norms,
                 _ => false,
             };
-            if passes { self.next_linear(self.output(n), norms) } else { None }
-        })
+            // The first reader is walked first.
+            let next = users.iter().rev().filter(|u| passes(u.0));
+            stack.extend(next.map(|u| self.output(u.0)));
+        }
+        None
     }
 
     /// The residual stream in front of a block whose query layer reads `normed`, and whether the

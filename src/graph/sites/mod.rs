@@ -4,6 +4,7 @@
 //! up again when the backbone is loaded.
 
 pub(crate) mod attention;
+mod check;
 mod discover;
 
 use serde::{Deserialize, Serialize};
