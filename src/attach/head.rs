@@ -10,6 +10,12 @@ use crate::tensor::DType;
 pub enum Classifier {
     /// `x W^T + b` with `head.weight [K, d]` and `head.bias [K]`.
     Linear,
+    /// Hidden layers `norm(relu(W x + b))` with `head.hidden.{j}.weight [d, d]`, `.bias`,
+    /// `.norm.weight` and `.norm.bias`, all `[d]`, below a linear classifier.
+    Mlp {
+        /// Number of hidden layers.
+        hidden: usize,
+    },
     /// `scale cos(x, mu_k)` with the class means `prototypes.mean [K, d]`.
     Prototypes {
         /// The inverse temperature.
@@ -23,10 +29,15 @@ pub(super) fn insert(
     pooling: Pooling,
     classifier: &Classifier,
 ) -> Result<(ValueId, ValueId), GraphError> {
-    let feature = pool(context, pooling)?;
+    let mut feature = pool(context, pooling)?;
+    if let Classifier::Mlp { hidden } = classifier {
+        for j in 0..*hidden {
+            feature = hidden_layer(context, feature, j)?;
+        }
+    }
     let swap = || Attrs::none().with("perm", [1i64, 0].as_slice());
     let logits = match classifier {
-        Classifier::Linear => {
+        Classifier::Linear | Classifier::Mlp { .. } => {
             let (weight, bias) = (context.tensor("head.weight")?, context.tensor("head.bias")?);
             let g = &mut *context.graph;
             let weight = g.op("Transpose", &[weight], swap())?;
@@ -45,6 +56,21 @@ pub(super) fn insert(
         }
     };
     Ok((feature, logits))
+}
+
+/// Layer normalisation where the paper has batch normalisation, which needs batches on the device.
+fn hidden_layer(context: &mut Context<'_>, x: ValueId, j: usize) -> Result<ValueId, GraphError> {
+    let tensor = |part: &str| context.tensor(&format!("head.hidden.{j}.{part}"));
+    let (weight, bias) = (tensor("weight")?, tensor("bias")?);
+    let (gain, shift) = (tensor("norm.weight")?, tensor("norm.bias")?);
+    let g = &mut *context.graph;
+    let swap = Attrs::none().with("perm", [1i64, 0].as_slice());
+    let weight = g.op("Transpose", &[weight], swap)?;
+    let h = g.op("MatMul", &[x, weight], Attrs::none())?;
+    let h = g.op("Add", &[h, bias], Attrs::none())?;
+    let h = g.op("Relu", &[h], Attrs::none())?;
+    let attrs = Attrs::none().with("axis", -1i64).with("epsilon", 1e-5f32);
+    g.op("LayerNormalization", &[h, gain, shift], attrs)
 }
 
 /// Every row divided by its Euclidean length.

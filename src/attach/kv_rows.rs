@@ -1,4 +1,5 @@
 use super::Context;
+use crate::graph::sites::LayerSite;
 use crate::graph::{Attrs, Graph, GraphError, ValueId};
 use crate::tensor::Tensor;
 
@@ -11,8 +12,19 @@ pub(super) fn insert(
     count: usize,
 ) -> Result<(), GraphError> {
     let site = context.layer(layer)?;
+    let (keys, values) = (context.tensor(keys)?, context.tensor(values)?);
+    insert_rows(context, &site, keys, values, count)
+}
+
+/// As [`insert`], for rows that are values already.
+pub(super) fn insert_rows(
+    context: &mut Context<'_>,
+    site: &LayerSite,
+    keys: ValueId,
+    values: ValueId,
+    count: usize,
+) -> Result<(), GraphError> {
     for (name, rows) in [(&site.keys, keys), (&site.values, values)] {
-        let rows = context.tensor(rows)?;
         context.insert_after(name, |g, v| {
             let rows = per_example(g, rows, v)?;
             g.op("Concat", &[rows, v], Attrs::none().with("axis", 1i64))

@@ -10,8 +10,7 @@ pub(super) fn insert(
     b: &str,
     scale: f32,
 ) -> Result<(), GraphError> {
-    let missing = || GraphError::Undefined(format!("layer {layer} {}", role.name()));
-    let site = context.backbone.sites.linear(layer, role).cloned().ok_or_else(missing)?;
+    let site = context.linear(layer, role)?;
     let (a, b) = (context.tensor(a)?, context.tensor(b)?);
     let x = context.site(&site.input)?;
     context.insert_after(&site.output, |g, y| {

@@ -1,10 +1,13 @@
 //! Attachments: what is inserted into a backbone at a site. Every method is made of these few.
 
 mod branch;
+mod deep_rows;
 mod head;
 mod kv_rows;
 mod low_rank;
 mod offset;
+mod replace;
+mod scale;
 mod token_rows;
 
 use std::collections::HashMap;
@@ -12,9 +15,10 @@ use std::collections::HashMap;
 pub use branch::{Activation, Place};
 pub use head::Classifier;
 pub use offset::OffsetSite;
+pub use replace::frozen_parameters;
 
 use crate::backbone::{Manifest, Pooling};
-use crate::graph::sites::Role;
+use crate::graph::sites::{LinearSite, Role};
 use crate::graph::{Graph, GraphError, ValueId};
 
 /// One insertion. Tensors are named; [`attach`] gets their values.
@@ -38,6 +42,17 @@ pub enum Attachment {
         /// P.
         count: usize,
     },
+    /// Rows `[P, d]` at one block's input that are seen by its attention and dropped behind it.
+    DeepRows {
+        /// Block number.
+        layer: usize,
+        /// Tensor `[P, d]`.
+        rows: String,
+        /// P.
+        count: usize,
+        /// In the sequence itself, not as keys and values.
+        in_sequence: bool,
+    },
     /// Learned positions of real tokens start at P instead of 0, as if P tokens stood in front.
     ShiftPositions {
         /// P.
@@ -55,6 +70,33 @@ pub enum Attachment {
         b: String,
         /// alpha / r.
         scale: f32,
+    },
+    /// `s y` after a linear layer, or the layer on `s x`.
+    Scale {
+        /// Block number.
+        layer: usize,
+        /// Which linear layer.
+        role: Role,
+        /// Tensor s `[out]`, or `[in]`.
+        tensor: String,
+        /// On x instead of y.
+        on_input: bool,
+    },
+    /// Other weights for a linear layer.
+    ReplaceLinear {
+        /// Block number.
+        layer: usize,
+        /// Which linear layer.
+        role: Role,
+        /// Tensors are `{prefix}.weight [out, in]` and `{prefix}.bias [out]`.
+        prefix: String,
+    },
+    /// Other gain and shift for a normalisation.
+    ReplaceNorm {
+        /// Its name.
+        name: String,
+        /// Tensors are `{prefix}.weight [d]` and `{prefix}.bias [d]`.
+        prefix: String,
     },
     /// `y + b` after a linear layer or a normalisation.
     Offset {
@@ -122,6 +164,19 @@ pub fn attach(
             Attachment::KvRows { layer, keys, values, count } => {
                 kv_rows::insert(&mut context, *layer, keys, values, *count)
             }
+            Attachment::DeepRows { layer, rows, count, in_sequence: false } => {
+                deep_rows::insert_keys_and_values(&mut context, *layer, rows, *count)
+            }
+            Attachment::DeepRows { layer, rows, count, in_sequence: true } => {
+                deep_rows::insert_in_sequence(&mut context, *layer, rows, *count)
+            }
+            Attachment::Scale { layer, role, tensor, on_input } => {
+                scale::insert(&mut context, (*layer, *role), tensor, *on_input)
+            }
+            Attachment::ReplaceLinear { layer, role, prefix } => {
+                replace::linear(&mut context, *layer, *role, prefix)
+            }
+            Attachment::ReplaceNorm { name, prefix } => replace::norm(&mut context, name, prefix),
             Attachment::ShiftPositions { count } => kv_rows::shift_positions(&mut context, *count),
             Attachment::LowRank { layer, role, a, b, scale } => {
                 low_rank::insert(&mut context, (*layer, *role), a, b, *scale)
@@ -178,6 +233,11 @@ impl Context<'_> {
         let new = self.graph.insert_after(v, build)?;
         self.current.insert(v, new);
         Ok(())
+    }
+
+    fn linear(&self, layer: usize, role: Role) -> Result<LinearSite, GraphError> {
+        let missing = || GraphError::Undefined(format!("layer {layer} {}", role.name()));
+        self.backbone.sites.linear(layer, role).cloned().ok_or_else(missing)
     }
 
     fn layer(&self, layer: usize) -> Result<crate::graph::sites::LayerSite, GraphError> {

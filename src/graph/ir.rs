@@ -387,6 +387,35 @@ impl Graph {
         Ok(new)
     }
 
+    /// Adds a copy of the nodes that compute `to` from `from`, which reads `with` in its place, and
+    /// returns the copy of `to`.
+    ///
+    /// # Errors
+    /// [`GraphError`] if `with` does not fit, or `to` does not depend on `from`.
+    pub fn replay(
+        &mut self,
+        from: ValueId,
+        to: ValueId,
+        with: ValueId,
+    ) -> Result<ValueId, GraphError> {
+        let leading = self.ancestors(&[to]);
+        let mut made = HashMap::from([(from, with)]);
+        for n in 0..self.nodes.len() {
+            let node = &self.nodes[n];
+            if !leading.contains(&n) || !node.inputs.iter().flatten().any(|v| made.contains_key(v))
+            {
+                continue;
+            }
+            let node = node.clone();
+            let inputs: Vec<_> =
+                node.inputs.iter().map(|v| v.map(|v| *made.get(&v).unwrap_or(&v))).collect();
+            let outputs = self.op_n(&node.op, &inputs, node.attrs.clone(), node.outputs.len())?;
+            let pairs = node.outputs.iter().zip(outputs);
+            made.extend(pairs.filter_map(|(old, new)| Some(((*old)?, new))));
+        }
+        made.remove(&to).ok_or_else(|| GraphError::Undefined(self.value(to).name.clone()))
+    }
+
     /// Puts the nodes in topological order, keeping the present order where it is free.
     ///
     /// # Errors

@@ -4,13 +4,18 @@
 mod adapter;
 mod bias;
 mod error;
+mod ia3;
 mod linear;
 mod lora;
+mod mlp;
 mod p_tuning_v2;
+mod partial;
 mod prefix_tuning;
 mod prompt_tuning;
 mod prototypes;
 mod settings;
+mod vpt_deep;
+mod vpt_shallow;
 
 use std::collections::HashMap;
 
@@ -19,6 +24,7 @@ pub use settings::{Setting, Settings};
 
 use crate::attach::{Attachment, Classifier};
 use crate::backbone::{Manifest, Pooling};
+use crate::graph::sites::{Modality, Role};
 use crate::graph::{Graph, GraphError, ValueId};
 
 /// A recipe: trainable tensors, attachments and defaults.
@@ -125,12 +131,24 @@ pub enum Init {
     FanIn(usize),
     /// Normal with standard deviation 1: the default of a torch embedding.
     Normal,
+    /// Ones.
+    Ones,
     /// Rows of real activations at the token site.
     TokenRows,
+    /// Rows of real activations at the input of a block.
+    LayerRows(usize),
     /// Rows of real keys of a layer.
     Keys(usize),
     /// Rows of real values of a layer.
     Values(usize),
+    /// The frozen weight of a linear layer.
+    LinearWeight(usize, Role),
+    /// Its bias.
+    LinearBias(usize, Role),
+    /// The frozen gain of a normalisation, by its position among the sites.
+    NormWeight(usize),
+    /// Its shift.
+    NormBias(usize),
     /// The class-mean classifier on the untrained features: weight, bias.
     HeadWeight,
     /// See [`Init::HeadWeight`].
@@ -177,10 +195,15 @@ impl Plan {
 pub fn all() -> &'static [&'static dyn Method] {
     &[
         &linear::Linear,
+        &mlp::Mlp,
+        &partial::Partial,
         &prompt_tuning::PromptTuning,
         &prefix_tuning::PrefixTuning,
         &p_tuning_v2::PTuningV2,
+        &vpt_shallow::VptShallow,
+        &vpt_deep::VptDeep,
         &lora::Lora,
+        &ia3::Ia3,
         &bias::Bias,
         &adapter::Adapter,
         &prototypes::Prototypes,
@@ -221,6 +244,15 @@ fn pooling(backbone: &Manifest, settings: &Settings) -> Result<Pooling, MethodEr
         "cls" => Pooling::Cls,
         _ => backbone.pooling,
     })
+}
+
+/// Refuses a backbone that does not read pictures.
+fn needs_pictures(method: &'static str, backbone: &Manifest) -> Result<(), MethodError> {
+    if backbone.sites.modality == Modality::Image && !backbone.sites.layers.is_empty() {
+        return Ok(());
+    }
+    let (needs, backbone) = ("a transformer over pictures".to_owned(), backbone.name.clone());
+    Err(MethodError::Backbone { method, needs, backbone })
 }
 
 /// The layers a method works on: `all` or `last-K`.

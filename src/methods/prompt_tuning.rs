@@ -5,8 +5,7 @@ use crate::attach::Attachment;
 use crate::backbone::Manifest;
 
 /// Prompt tuning (Lester et al. 2021, arXiv 2104.08691): P trained rows `prompt [P, d]` in front
-/// of the word embeddings; on a picture backbone behind the class row (VPT-shallow, arXiv
-/// 2203.12119).
+/// of the word embeddings.
 pub(super) struct PromptTuning;
 
 impl Method for PromptTuning {
@@ -32,16 +31,25 @@ impl Method for PromptTuning {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
-        let room = backbone.max_length.saturating_sub(8).max(1);
-        let count = settings.count("rows", 1..=room)?;
-        let (mut tensors, head) = head(backbone, classes, settings)?;
-        tensors.push(TensorSpec::new("prompt", &[count, backbone.sites.width], Init::TokenRows));
-        let rows = Attachment::TokenRows { rows: "prompt".into(), count };
-        Ok(Plan {
-            tensors,
-            attachments: vec![rows, head],
-            training: Training::Direct,
-            position_rows: if backbone.sites.positions.is_some() { count } else { 0 },
-        })
+        prompt_plan(backbone, classes, settings)
     }
+}
+
+/// Rows at the token site, and a head.
+pub(super) fn prompt_plan(
+    backbone: &Manifest,
+    classes: usize,
+    settings: &Settings,
+) -> Result<Plan, MethodError> {
+    let room = backbone.max_length.saturating_sub(8).max(1);
+    let count = settings.count("rows", 1..=room)?;
+    let (mut tensors, head) = head(backbone, classes, settings)?;
+    tensors.push(TensorSpec::new("prompt", &[count, backbone.sites.width], Init::TokenRows));
+    let rows = Attachment::TokenRows { rows: "prompt".into(), count };
+    Ok(Plan {
+        tensors,
+        attachments: vec![rows, head],
+        training: Training::Direct,
+        position_rows: if backbone.sites.positions.is_some() { count } else { 0 },
+    })
 }

@@ -44,7 +44,8 @@ pub fn expected_tensors(plan: &Plan) -> Vec<TensorSpec> {
     let spec = |t: &methods::TensorSpec| {
         let spec = TensorSpec::new(&t.name, &t.shape);
         let spec = if is_count(t) { spec.counts() } else { spec };
-        match t.name.starts_with("head.") || t.name.starts_with("prototypes.") {
+        let per_label = ["head.weight", "head.bias", "prototypes.mean", "prototypes.count"];
+        match per_label.contains(&t.name.as_str()) {
             true => spec.per_label(),
             false => spec,
         }

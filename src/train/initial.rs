@@ -8,6 +8,7 @@ use rand_chacha::rand_core::Rng;
 use super::options::Example;
 use super::runner::{Runner, Values};
 use crate::Error;
+use crate::attach::frozen_parameters;
 use crate::backbone::{Backbone, site};
 use crate::data::shuffle::rng;
 use crate::engine::Engine;
@@ -45,7 +46,12 @@ pub(super) fn values(
                 (0..t.len()).map(|_| (2.0 * uniform(&mut rng) - 1.0) * bound).collect()
             }
             Init::Normal => (0..t.len()).map(|_| normal(&mut rng)).collect(),
-            Init::TokenRows | Init::Keys(_) | Init::Values(_) => {
+            Init::Ones => vec![1.0; t.len()],
+            Init::LinearWeight(..)
+            | Init::LinearBias(..)
+            | Init::NormWeight(_)
+            | Init::NormBias(_) => frozen(backbone, t.init)?,
+            Init::TokenRows | Init::LayerRows(_) | Init::Keys(_) | Init::Values(_) => {
                 let name = source(backbone, t.init).unwrap_or_default();
                 real.rows(&name, t.shape[0])
             }
@@ -57,11 +63,28 @@ pub(super) fn values(
     Ok(out)
 }
 
+/// A weight of the backbone itself, in f32.
+fn frozen(backbone: &Backbone, init: Init) -> Result<Vec<f32>, Error> {
+    let sites = backbone.sites();
+    let output = match init {
+        Init::LinearWeight(layer, role) | Init::LinearBias(layer, role) => {
+            sites.linear(layer, role).map(|l| &l.output)
+        }
+        Init::NormWeight(i) | Init::NormBias(i) => sites.norms.get(i).map(|n| &n.output),
+        _ => None,
+    };
+    let name = output.map_or("", String::as_str);
+    let (weight, bias) = frozen_parameters(backbone.graph(), name)?;
+    let second = matches!(init, Init::LinearBias(..) | Init::NormBias(_));
+    Ok(if second { bias } else { weight }.to_f32().into_owned())
+}
+
 /// The site whose activations a tensor starts from.
 fn source(backbone: &Backbone, init: Init) -> Option<String> {
     let sites = backbone.sites();
     match init {
         Init::TokenRows => Some(sites.tokens.value.clone()),
+        Init::LayerRows(layer) => sites.layers.get(layer).map(|l| l.input.clone()),
         Init::Keys(layer) => sites.layers.get(layer).map(|l| l.keys.clone()),
         Init::Values(layer) => sites.layers.get(layer).map(|l| l.values.clone()),
         _ => None,

@@ -51,6 +51,8 @@ pub struct Options {
     pub seed: u64,
     /// Stop after this many epochs without a better validation.
     pub patience: usize,
+    /// Most rows that go through the engine at once; as many as fit by default.
+    pub micro_batch: Option<usize>,
     /// Refuse to take more memory, in bytes.
     pub max_ram: Option<usize>,
     /// Finish within this time.
@@ -73,6 +75,7 @@ impl Default for Options {
             clip: 1.0,
             seed: 0,
             patience: 10,
+            micro_batch: None,
             max_ram: None,
             max_time: None,
             cache: true,

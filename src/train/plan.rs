@@ -50,7 +50,8 @@ pub(super) fn budget(
         };
         (budget, run)
     };
-    let mut sizes = vec![options.batch];
+    let most = options.micro_batch.unwrap_or(options.batch);
+    let mut sizes = vec![options.batch.min(most).max(1)];
     while let Some(&last) = sizes.last().filter(|&&n| n > 1) {
         sizes.push(last.div_ceil(2));
     }

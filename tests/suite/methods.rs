@@ -40,9 +40,12 @@ fn method_of(
     let position = ("position", text("position_mode"));
     Some(match text("method").as_str() {
         "linear" => ("linear", vec![pooling]),
-        "prompt-tuning" | "vpt-shallow" => {
-            ("prompt-tuning", vec![pooling, ("rows", number("rows"))])
-        }
+        "prompt-tuning" => ("prompt-tuning", vec![pooling, ("rows", number("rows"))]),
+        "vpt-shallow" => ("vpt-shallow", vec![pooling, ("rows", number("rows"))]),
+        "vpt-deep" => ("vpt-deep", vec![pooling, ("rows", number("rows"))]),
+        "ia3" => ("ia3", vec![pooling]),
+        "partial" => ("partial", vec![pooling]),
+        "mlp" => ("mlp", vec![pooling]),
         name @ ("prefix-tuning" | "p-tuning-v2") => {
             let name = if name == "prefix-tuning" { "prefix-tuning" } else { "p-tuning-v2" };
             let mut set = vec![pooling, ("rows", number("rows"))];
@@ -144,7 +147,7 @@ fn every_case(weights: Weights, mut check: impl FnMut(&str, &Outcome, &BTreeMap<
         }
         done += 1;
     }
-    assert!(done >= 19, "{done} cases");
+    assert!(done >= 29, "{done} cases");
 }
 
 #[test]
@@ -187,6 +190,9 @@ fn int8_gradients_point_the_same_way() {
         }
         let cosine = ab / (aa * bb).sqrt();
         println!("{name}: gradient cosine {cosine:.5}");
-        assert!(cosine > 0.995, "{name}: {cosine}");
+        // Two layers of 32 rectified units on a random feature: the few that change sign between
+        // f32 and int8 weights take their whole gradient with them.
+        let least = if name.ends_with("-mlp") { 0.97 } else { 0.995 };
+        assert!(cosine > least, "{name}: {cosine}");
     });
 }

@@ -98,6 +98,9 @@ pub struct Args {
     #[arg(long, default_value_t = 10, value_name = "N", help_heading = "Training")]
     patience: usize,
 
+    /// Most rows that go through the engine at once; as many as fit by default.
+    #[arg(long, value_name = "N", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    micro_batch: Option<u32>,
     /// Memory limit, such as 256M: rows per pass and caching are chosen to fit, or it is refused.
     #[arg(long, value_name = "SIZE", value_parser = bytes, help_heading = "Limits")]
     max_ram: Option<usize>,
@@ -184,6 +187,7 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         clip: args.clip,
         seed: args.seed,
         patience: args.patience,
+        micro_batch: args.micro_batch.map(|n| n as usize),
         max_ram: args.max_ram,
         max_time: args.max_time.map(|t| t.saturating_sub(started.elapsed())),
         cache: !args.no_cache,
