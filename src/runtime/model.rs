@@ -7,7 +7,8 @@ use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
 use super::inputs::{Sample, encode_batch};
-use super::program::{Compiled, signature};
+use super::program::{Compiled, served, signature};
+use super::task::Reserved;
 use super::{RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
@@ -15,7 +16,8 @@ use crate::data::TextEncoder;
 use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::graph::sites::Modality;
-use crate::tensor::Tensor;
+use crate::methods::{Plan, TensorSpec};
+use crate::tensor::{DType, Tensor};
 
 /// A loaded backbone with any number of resident tasks, one of them active.
 ///
@@ -130,12 +132,7 @@ impl Model {
         let metadata = delta.metadata();
         let plan = plan_of(&self.backbone, delta)?;
         delta.validate(self.backbone.digest(), &expected_tensors(&plan))?;
-        let needs = 2 * plan.parameters();
-        let free = self.budget.saturating_sub(self.resident_bytes());
-        if needs > free {
-            let (task, budget) = (metadata.task.clone(), self.budget);
-            return Err(RuntimeError::Budget { task, needs, free, budget }.into());
-        }
+        let reserved = self.reserve(&plan, &metadata.task)?;
         let key = signature(&plan);
         let known = self.programs().get(&key).cloned();
         let compiled = match known {
@@ -146,9 +143,20 @@ impl Model {
             }
         };
         compiled.program(1)?;
-        let resident = self.resident.clone();
         let engine = &*self.engine;
-        Ok(Arc::new(Task::new(engine, &self.backbone, compiled, &plan, delta, resident)?))
+        Ok(Arc::new(Task::new(engine, &self.backbone, compiled, &plan, delta, reserved)?))
+    }
+
+    /// Takes the bytes of the plan's tensors from the budget, before anything is loaded.
+    fn reserve(&self, plan: &Plan, task: &str) -> Result<Reserved, RuntimeError> {
+        let values: usize = served(plan).iter().map(TensorSpec::len).sum();
+        let (needs, budget) = (values * DType::F16.size(), self.budget);
+        Reserved::take(&self.resident, needs, budget).map_err(|free| RuntimeError::Budget {
+            task: task.to_owned(),
+            needs,
+            free,
+            budget,
+        })
     }
 
     fn programs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Compiled>>> {

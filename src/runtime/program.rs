@@ -12,20 +12,14 @@ use crate::tensor::DType;
 /// The form in which a delta's tensors enter a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TensorForm {
-    /// As they lie in the file: resident tasks cost no more than their bytes.
+    /// All in one f16 vector, in order: a resident task is its bytes and little else.
     Half,
-    /// As they are trained.
+    /// Each an input, as they are trained.
     Float,
 }
 
-impl TensorForm {
-    fn dtype(self) -> DType {
-        match self {
-            TensorForm::Half => DType::F16,
-            TensorForm::Float => DType::F32,
-        }
-    }
-}
+/// Input with all tensors of a delta, f16 `[N]`.
+const DELTA: &str = "edge_tune.delta";
 
 /// The backbone's graph with `plan` attached, its tensors as inputs after the data inputs.
 /// The values hold the tensors in f32, in the order of `tensors`.
@@ -39,16 +33,16 @@ pub fn build(
     form: TensorForm,
 ) -> Result<(Graph, Attached, HashMap<String, ValueId>), GraphError> {
     let mut graph = backbone.graph().clone();
-    let mut values = HashMap::new();
-    for spec in tensors {
-        let shape: Vec<Dim> = spec.shape.iter().map(|&d| Dim::fixed(d)).collect();
-        let input = graph.add_input(&spec.name, form.dtype(), &shape)?;
-        let value = match form {
-            TensorForm::Half => graph.op("Cast", &[input], Attrs::none().with("to", 1i64))?,
-            TensorForm::Float => input,
-        };
-        values.insert(spec.name.clone(), value);
-    }
+    let values = match form {
+        TensorForm::Half => unpacked(&mut graph, tensors)?,
+        TensorForm::Float => {
+            let input = |t: &TensorSpec| {
+                let shape: Vec<Dim> = t.shape.iter().map(|&d| Dim::fixed(d)).collect();
+                Ok((t.name.clone(), graph.add_input(&t.name, DType::F32, &shape)?))
+            };
+            tensors.iter().map(input).collect::<Result<HashMap<_, _>, GraphError>>()?
+        }
+    };
     let mut served = values.clone();
     if let crate::methods::Training::Through(r) = &plan.training
         && plan.tensors.iter().any(|t| !values.contains_key(&t.name))
@@ -57,6 +51,29 @@ pub fn build(
     }
     let attached = attach(&mut graph, backbone.manifest(), &plan.attachments, &served)?;
     Ok((graph, attached, served))
+}
+
+/// Adds the input with the whole delta and cuts it into `tensors`.
+fn unpacked(
+    graph: &mut Graph,
+    tensors: &[TensorSpec],
+) -> Result<HashMap<String, ValueId>, GraphError> {
+    let all = tensors.iter().map(TensorSpec::len).sum();
+    let input = graph.add_input(DELTA, DType::F16, &[Dim::fixed(all)])?;
+    let input = graph.op("Cast", &[input], Attrs::none().with("to", 1i64))?;
+    let axis = graph.ints(&[0]);
+    let mut values = HashMap::new();
+    let mut start = 0;
+    for t in tensors {
+        let end = start + t.len();
+        let (from, to) = (graph.ints(&[start as i64]), graph.ints(&[end as i64]));
+        let part = graph.op("Slice", &[input, from, to, axis], Attrs::none())?;
+        let shape: Vec<i64> = t.shape.iter().map(|&d| d as i64).collect();
+        let shape = graph.ints(&shape);
+        values.insert(t.name.clone(), graph.op("Reshape", &[part, shape], Attrs::none())?);
+        start = end;
+    }
+    Ok(values)
 }
 
 /// What an input of a program is.
@@ -68,7 +85,9 @@ pub enum Slot {
     Mask,
     /// Segment ids.
     Types,
-    /// A tensor of the delta.
+    /// All tensors of the delta.
+    Delta,
+    /// A tensor of the delta, or something else that is named.
     Tensor(String),
 }
 
@@ -82,6 +101,8 @@ impl Slot {
             Slot::Mask
         } else if Some(name) == sites.types.as_deref() {
             Slot::Types
+        } else if name == DELTA {
+            Slot::Delta
         } else {
             Slot::Tensor(name.to_owned())
         }

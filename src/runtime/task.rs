@@ -1,8 +1,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use half::f16;
+
 use super::inputs::InputLimit;
-use super::program::{Compiled, Slot, is_count};
+use super::program::{Compiled, Slot, is_count, served};
 use super::{Inputs, RuntimeError};
 use crate::Error;
 use crate::backbone::Backbone;
@@ -17,9 +19,37 @@ pub struct Task {
     metadata: Metadata,
     limit: InputLimit,
     compiled: Arc<Compiled>,
-    bound: Vec<Arc<dyn Bound>>,
+    /// Its tensors one after another.
+    bound: Arc<dyn Bound>,
+    reserved: Reserved,
+}
+
+/// Bytes taken from a model's budget; given back when dropped.
+pub(super) struct Reserved {
     bytes: usize,
     resident: Arc<AtomicUsize>,
+}
+
+impl Reserved {
+    /// Takes `bytes`, or says how many are free.
+    pub fn take(
+        resident: &Arc<AtomicUsize>,
+        bytes: usize,
+        budget: usize,
+    ) -> Result<Reserved, usize> {
+        resident
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                taken.checked_add(bytes).filter(|&sum| sum <= budget)
+            })
+            .map(|_| Reserved { bytes, resident: resident.clone() })
+            .map_err(|taken| budget.saturating_sub(taken))
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.resident.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The plan that a delta's metadata describe.
@@ -60,26 +90,22 @@ impl Task {
         compiled: Arc<Compiled>,
         plan: &Plan,
         delta: &Delta,
-        resident: Arc<AtomicUsize>,
+        reserved: Reserved,
     ) -> Result<Task, Error> {
-        let mut bound = Vec::new();
-        for slot in compiled.slots() {
-            if let Slot::Tensor(name) = slot {
-                // Validation has made sure that it is there.
-                let missing = || crate::graph::GraphError::Undefined(name.clone());
-                let tensor = delta.tensor(name).ok_or_else(missing)?;
-                bound.push(engine.bind(&tensor.to_f16())?);
-            }
+        let mut values: Vec<f16> = Vec::with_capacity(reserved.bytes / size_of::<f16>());
+        for spec in served(plan) {
+            // Validation has made sure that it is there.
+            let missing = || crate::graph::GraphError::Undefined(spec.name.clone());
+            let tensor = delta.tensor(&spec.name).ok_or_else(missing)?.to_f16();
+            values.extend(tensor.as_slice::<f16>()?);
         }
-        let bytes = bound.iter().map(|b| b.bytes()).sum();
-        resident.fetch_add(bytes, Ordering::Relaxed);
+        let bound = engine.bind(&Tensor::vector(&values))?;
         Ok(Task {
             metadata: delta.metadata().clone(),
             limit: InputLimit::new(backbone, plan),
             compiled,
             bound,
-            bytes,
-            resident,
+            reserved,
         })
     }
 
@@ -95,7 +121,7 @@ impl Task {
 
     /// Bytes of its tensors.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.reserved.bytes
     }
 
     /// Scores before the softmax, f32 `[B, K]`, and pooled features, f32 `[B, d]`.
@@ -113,7 +139,6 @@ impl Task {
                 &zeros
             }
         };
-        let mut bound = self.bound.iter();
         let missing = |name: &str| crate::engine::EngineError::Input {
             name: name.to_owned(),
             reason: "it is missing".into(),
@@ -129,7 +154,8 @@ impl Task {
                         Feed::Tensor(inputs.mask.as_ref().ok_or_else(|| missing("the mask"))?)
                     }
                     Slot::Types => Feed::Tensor(types),
-                    Slot::Tensor(name) => Feed::Bound(bound.next().ok_or_else(|| missing(name))?),
+                    Slot::Delta => Feed::Bound(&self.bound),
+                    Slot::Tensor(name) => return Err(missing(name)),
                 })
             })
             .collect::<Result<Vec<_>, crate::engine::EngineError>>()?;
@@ -147,14 +173,8 @@ impl Task {
     }
 }
 
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.resident.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Task({}, {}, {} bytes)", self.metadata.task, self.metadata.method, self.bytes)
+        write!(f, "Task({}, {}, {} bytes)", self.metadata.task, self.metadata.method, self.bytes())
     }
 }

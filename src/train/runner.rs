@@ -214,7 +214,7 @@ pub(super) fn run(
             Slot::Data => Some(&i.data),
             Slot::Mask => i.mask.as_ref(),
             Slot::Types => i.types.as_ref(),
-            Slot::Tensor(_) => None,
+            Slot::Delta | Slot::Tensor(_) => None,
         });
         let missing = || EngineError::Input { name: name.clone(), reason: "it is missing".into() };
         data.or_else(|| feeds.get(name)).map(Feed::Tensor).ok_or_else(missing)

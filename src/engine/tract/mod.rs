@@ -11,6 +11,7 @@ mod frozen_linear;
 mod integers;
 mod log_softmax;
 mod lower;
+mod order;
 mod panels;
 mod program;
 mod stored;
@@ -55,7 +56,7 @@ impl TractEngine {
         let inputs = lower::inputs(graph, pins);
         let model = lower::lower(graph, &inputs)?.into_optimized()?;
         let options = RunOptions { executor: Some(self.executor.clone()), ..Default::default() };
-        Ok(TractProgram::new(inputs, model.into_runnable_with_options(&options)?))
+        Ok(TractProgram::new(inputs, order::plan(model, &options)?))
     }
 }
 
