@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::media::{Source, check_name};
 use super::text::Row;
 use super::{DataError, Dataset};
 
@@ -13,7 +14,8 @@ const MAX_BYTES: u64 = 1 << 30;
 
 impl Dataset {
     /// Reads a CSV file with a header line that names `text`, `label` and optionally `split`,
-    /// in any order; other columns are ignored.
+    /// in any order; other columns are ignored. Without a column `text`, a column `path` names
+    /// files relative to the folder of the CSV file, with `/` between folders.
     ///
     /// The file must be UTF-8 (a byte order mark is allowed); fields may be quoted and then hold
     /// commas, line breaks and doubled quotes. Texts are kept as they are, labels and splits are
@@ -21,19 +23,44 @@ impl Dataset {
     ///
     /// # Errors
     /// The file cannot be read, is empty or over 1 GB, lacks a column, or has a line that is
-    /// ragged, not UTF-8, ends inside quotes, or leaves text, label or split empty.
+    /// ragged, not UTF-8, ends inside quotes, or leaves text, label or split empty; or a listed
+    /// file does not exist or lies outside the folder.
     pub fn read_csv(path: impl AsRef<Path>) -> Result<Dataset, DataError> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|e| read_error(path, e))?;
-        read(path, file, MAX_BYTES)
+        let list = read(path, file, MAX_BYTES)?;
+        if !list.files {
+            return Ok(Dataset::new(path, list.rows));
+        }
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        for row in &list.rows {
+            if !folder.join(&row.text).is_file() {
+                return Err(list_error(path, row));
+            }
+        }
+        Ok(Dataset::with_source(path, list.rows, Source::Folder(folder)))
     }
+}
+
+/// A listed file that does not exist.
+pub(super) fn list_error(path: &Path, row: &Row) -> DataError {
+    DataError::MissingFile { path: path.to_owned(), line: row.line, name: row.text.clone() }
+}
+
+/// The rows of a CSV file.
+#[derive(Debug)]
+pub(super) struct List {
+    pub(super) rows: Vec<Row>,
+    /// The rows name files: the first column was `path`, not `text`.
+    pub(super) files: bool,
 }
 
 fn read_error(path: &Path, source: io::Error) -> DataError {
     DataError::Read { path: path.to_owned(), source }
 }
 
-fn read(path: &Path, source: impl Read, limit: u64) -> Result<Dataset, DataError> {
+/// Reads the rows of `source`; `path` is for messages.
+pub(super) fn read(path: &Path, source: impl Read, limit: u64) -> Result<List, DataError> {
     let owned = || path.to_owned();
     let mut reader = ::csv::ReaderBuilder::new()
         .has_headers(false)
@@ -69,12 +96,14 @@ fn read(path: &Path, source: impl Read, limit: u64) -> Result<Dataset, DataError
     if rows.is_empty() {
         return Err(DataError::Empty { path: owned() });
     }
-    Ok(Dataset::new(path, rows))
+    Ok(List { rows, files: columns.is_some_and(|c| c.files) })
 }
 
 /// Where the columns are.
 struct Columns {
+    /// The column `text`, or `path` if `files`.
     text: usize,
+    files: bool,
     label: usize,
     split: Option<usize>,
     count: usize,
@@ -97,8 +126,13 @@ impl Columns {
                 found: header.iter().map(str::to_owned).collect(),
             })
         };
+        let (text, files) = match (position("text")?, position("path")?) {
+            (None, Some(at)) => (at, true),
+            _ => (required("text")?, false),
+        };
         Ok(Columns {
-            text: required("text")?,
+            text,
+            files,
             label: required("label")?,
             split: position("split")?,
             count: header.len(),
@@ -122,8 +156,13 @@ impl Columns {
             Ok(field)
         };
         let split = self.split.map(|at| filled(at, "split")).transpose()?;
+        let mut text = filled(self.text, if self.files { "path" } else { "text" })?;
+        if self.files {
+            text = text.trim();
+            check_name(path, text)?;
+        }
         Ok(Row {
-            text: filled(self.text, "text")?.to_owned(),
+            text: text.to_owned(),
             label: filled(self.label, "label")?.trim().to_owned(),
             split: split.map(|s| s.trim().to_owned()),
             line,
@@ -259,7 +298,7 @@ impl<R: Read> Read for Lines<R> {
 mod tests {
     use super::*;
 
-    fn parse(bytes: &[u8]) -> Result<Dataset, DataError> {
+    fn parse(bytes: &[u8]) -> Result<List, DataError> {
         read(Path::new("t.csv"), bytes, 1 << 20)
     }
 
@@ -279,7 +318,7 @@ mod tests {
         for end in ["\n", "\r\n", "\r"] {
             let file = ["text,label", "a,x", "", "", "b,x", "\"c", "c\",x", "d,x"].join(end);
             for file in [file.clone(), format!("{file}{end}"), format!("\u{feff}{file}")] {
-                let lines = |d: Dataset| d.rows.iter().map(|r| r.line).collect::<Vec<_>>();
+                let lines = |d: List| d.rows.iter().map(|r| r.line).collect::<Vec<_>>();
                 assert_eq!(lines(parse(file.as_bytes()).unwrap()), [2, 5, 6, 8], "{file:?}");
                 let slow = read(Path::new("t"), Slow(file.as_bytes()), 1 << 20).unwrap();
                 assert_eq!(lines(slow), [2, 5, 6, 8], "{file:?}");

@@ -1,7 +1,7 @@
 //! Why input data was refused.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::tensor::TensorError;
 
@@ -84,7 +84,7 @@ pub enum DataError {
         path: PathBuf,
         /// Line where the row starts, from 1.
         line: u64,
-        /// `text`, `label` or `split`.
+        /// `text`, `path`, `label` or `split`.
         column: &'static str,
     },
     /// No row belongs to the split.
@@ -98,11 +98,11 @@ pub enum DataError {
         found: Vec<String>,
     },
     /// A row is of a class that the delta does not know.
-    #[error("{path} line {line}: label {label:?} is not one of the delta's: {known:?}", path = .path.display())]
+    #[error("{}: label {label:?} is not one of the delta's: {known:?}", place(.path, *.line))]
     UnknownLabel {
         /// The file.
         path: PathBuf,
-        /// Line where the row starts, from 1.
+        /// Line where the row starts, from 1; 0 if no list names the row.
         line: u64,
         /// Its label.
         label: String,
@@ -203,6 +203,122 @@ pub enum DataError {
         /// Length of the batch.
         pad_to: usize,
     },
+    /// A folder or zip does not say which file is of which class.
+    #[error("{path}: {reason}; LABEL/FILE, SPLIT/LABEL/FILE or a labels.csv with path,label[,split] is expected", path = .path.display())]
+    Layout {
+        /// The folder or zip.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// A file name of a zip or list leads out of it, or is not portable.
+    #[error("{path}: the file name {name:?} is refused: it must be relative, with `/` between folders and without `..`", path = .path.display())]
+    FileName {
+        /// The zip or list.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// A list names a file that does not exist.
+    #[error("{path} line {line}: there is no file {name:?}", path = .path.display())]
+    MissingFile {
+        /// The list.
+        path: PathBuf,
+        /// Line where the row starts, from 1.
+        line: u64,
+        /// The name as it is listed.
+        name: String,
+    },
+    /// A zip file is damaged or uses what is not read here.
+    #[error("{path}: {reason}", path = .path.display())]
+    Zip {
+        /// The zip file, or `zip/entry`.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The library was built without what reads this.
+    #[error("cannot read {path}: built without the feature {feature:?}", path = .path.display())]
+    NotBuilt {
+        /// The file.
+        path: PathBuf,
+        /// The Cargo feature to turn on.
+        feature: &'static str,
+    },
+    /// The file is no picture, or of a kind that is not read.
+    #[error("{path} is {found}; PNG, JPEG or WebP is needed (in RGB or grey)", path = .path.display())]
+    PictureFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is, by its content.
+        found: String,
+    },
+    /// A picture is too large. Nothing of it was decoded.
+    #[error("{path} is {width} x {height} pixels; at most {} megapixels and {} pixels a side are read: scale it down", super::image::MAX_PIXELS / 1_000_000, super::image::MAX_SIDE, path = .path.display())]
+    PictureSize {
+        /// The file.
+        path: PathBuf,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+    },
+    /// A picture is damaged.
+    #[error("{path}: the picture is damaged: {reason}", path = .path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A description of an input (`preprocessor_config.json`, or a specification) cannot be used.
+    #[error("{path}: {reason}", path = .path.display())]
+    Spec {
+        /// The file, or the name of the specification.
+        path: PathBuf,
+        /// What is wrong and what would be accepted.
+        reason: String,
+    },
+    /// The file is no sound, or of a kind that is not read.
+    #[error("{path} is {found}; a WAV file with 8 to 32 bit integer or 32 or 64 bit float samples is needed", path = .path.display())]
+    SoundFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it is, by its content.
+        found: String,
+    },
+    /// A sound file is damaged.
+    #[error("{path}: the sound is damaged: {reason}", path = .path.display())]
+    Sound {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A sound without samples.
+    #[error("{path} holds no sound: it has 0 samples", path = .path.display())]
+    SoundEmpty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A sound is too long.
+    #[error("{path} has {samples} samples; at most {limit} are read: cut it into pieces", path = .path.display())]
+    SoundLength {
+        /// The file.
+        path: PathBuf,
+        /// Samples of one channel.
+        samples: u64,
+        /// Most samples that are read.
+        limit: u64,
+    },
+    /// A `.npy` file was refused.
+    #[error("{path}: {reason}", path = .path.display())]
+    Array {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what would be accepted.
+        reason: String,
+    },
     /// A batch could not be made a tensor.
     #[error(transparent)]
     Tensor(#[from] TensorError),
@@ -233,7 +349,26 @@ impl DataError {
             DataError::MaxLength { .. } => "data.max-length",
             DataError::Encode { .. } => "data.encode",
             DataError::TooLong { .. } => "data.too-long",
+            DataError::Layout { .. } => "data.layout",
+            DataError::FileName { .. } => "data.file-name",
+            DataError::MissingFile { .. } => "data.missing-file",
+            DataError::Zip { .. } => "data.zip",
+            DataError::NotBuilt { .. } => "data.not-built",
+            DataError::PictureFormat { .. } => "data.picture-format",
+            DataError::PictureSize { .. } => "data.picture-size",
+            DataError::Picture { .. } => "data.picture",
+            DataError::Spec { .. } => "data.spec",
+            DataError::SoundFormat { .. } => "data.sound-format",
+            DataError::Sound { .. } => "data.sound",
+            DataError::SoundEmpty { .. } => "data.sound-empty",
+            DataError::SoundLength { .. } => "data.sound-length",
+            DataError::Array { .. } => "data.array",
             DataError::Tensor(_) => "data.tensor",
         }
     }
+}
+
+/// `FILE line N`, or the file alone for a row that is on no line.
+fn place(path: &Path, line: u64) -> String {
+    if line == 0 { path.display().to_string() } else { format!("{} line {line}", path.display()) }
 }

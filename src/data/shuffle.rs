@@ -23,7 +23,7 @@ pub(crate) fn shuffle<T>(items: &mut [T], rng: &mut ChaCha8Rng) {
 }
 
 /// A uniform number in `0..n` (0 for `n = 0`).
-fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
+pub(crate) fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
     // Numbers above the last multiple of n would favour small results: draw again.
     let fair = u64::MAX - u64::MAX.checked_rem(n).unwrap_or(0);
     loop {
@@ -32,6 +32,11 @@ fn below(rng: &mut ChaCha8Rng, n: u64) -> u64 {
             return x.checked_rem(n).unwrap_or(0);
         }
     }
+}
+
+/// A uniform number from 0 up to, but not including, 1.
+pub(crate) fn unit(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
 #[cfg(test)]

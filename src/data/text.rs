@@ -1,25 +1,27 @@
-//! Labelled texts.
+//! Labelled rows: texts, or the names of files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
 use super::DataError;
+use super::media::Source;
 
-/// One labelled text.
+/// One labelled text or file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The text as it stands in the file.
+    /// The text as it stands in the file; for pictures and sounds the file's name in
+    /// [`Dataset::source`], with `/` between folders.
     pub text: String,
     /// Its class.
     pub label: String,
     /// `train`, `test`, ... where the file has such a column.
     pub split: Option<String>,
-    /// Line of the file where the row starts, from 1.
+    /// Line of the CSV file where the row starts, from 1; 0 for a row that no list names.
     pub line: u64,
 }
 
-/// All rows of a file. Methods that take `rows` expect numbers below `self.rows.len()` and
+/// All rows of a file or folder. Methods that take `rows` expect numbers below `self.rows.len()` and
 /// ignore others.
 #[derive(Clone, Debug)]
 pub struct Dataset {
@@ -29,23 +31,22 @@ pub struct Dataset {
     pub labels: Vec<String>,
     /// Where the rows came from, for messages.
     pub path: PathBuf,
+    /// Whether the rows are texts or name files, and where these lie: see [`Dataset::bytes`].
+    pub source: Source,
 }
 
 impl Dataset {
-    /// A data set of rows that are already in memory; `path` is used in messages only.
+    /// A data set of texts that are already in memory; `path` is used in messages only.
     pub fn new(path: impl Into<PathBuf>, rows: Vec<Row>) -> Dataset {
+        Dataset::with_source(path, rows, Source::Inline)
+    }
+
+    /// A data set whose rows name files of `source`.
+    pub(super) fn with_source(path: impl Into<PathBuf>, rows: Vec<Row>, source: Source) -> Dataset {
         let mut labels: Vec<String> = rows.iter().map(|r| r.label.clone()).collect();
         labels.sort_unstable();
         labels.dedup();
-        Dataset { rows, labels, path: path.into() }
-    }
-
-    /// Reads labelled texts from `path`.
-    ///
-    /// # Errors
-    /// See [`Dataset::read_csv`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Dataset, DataError> {
-        Dataset::read_csv(path)
+        Dataset { rows, labels, path: path.into(), source }
     }
 
     /// The rows of a split, in file order.
@@ -96,8 +97,8 @@ impl Dataset {
         Ok(())
     }
 
-    /// SHA-256 over the texts and labels of `rows` in their order, in hexadecimal: what a
-    /// training run was given.
+    /// SHA-256 over the texts (or file names) and labels of `rows` in their order, in
+    /// hexadecimal: what a training run was given. Files are not read for it.
     pub fn digest(&self, rows: &[usize]) -> String {
         let mut hash = Sha256::new();
         for row in self.selected(rows) {

@@ -159,9 +159,9 @@ impl TextEncoder {
     }
 }
 
-/// Runs `work` of the tokenizers crate, which panics on some files that parse but contradict
-/// themselves (a SentencePiece character map that points outside itself).
-fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+/// Runs `work` of another crate that panics on some files that parse but contradict themselves
+/// (tokenizers: a SentencePiece character map that points outside itself).
+pub(super) fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     // Nothing half-done is left behind: a panic drops the result, and encoding only reads.
     std::panic::catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err("the file contradicts itself".to_owned()))

@@ -92,8 +92,13 @@ fn a_bad_file_is_refused_with_its_line() {
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    for path in [dir.path().join("absent.csv"), dir.path().to_owned()] {
-        let error = Dataset::open(&path).unwrap_err();
+    let absent = dir.path().join("absent.csv");
+    for (read, path) in [
+        (Dataset::open(&absent), absent.as_path()),
+        (Dataset::read_csv(&absent), absent.as_path()),
+        (Dataset::read_csv(dir.path()), dir.path()),
+    ] {
+        let error = read.unwrap_err();
         assert_eq!(error.code(), "data.read");
         assert!(error.to_string().contains(&path.display().to_string()));
     }

@@ -7,6 +7,7 @@ mod cli;
 mod data;
 mod delta;
 mod engine;
+mod media;
 mod memory;
 mod methods;
 mod prepare;
