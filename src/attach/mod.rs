@@ -56,7 +56,7 @@ pub enum Attachment {
         /// alpha / r.
         scale: f32,
     },
-    /// `y + b` after a linear layer or a normalisation.
+    /// `y + b` after a linear layer, a normalisation or a convolution.
     Offset {
         /// After what.
         site: OffsetSite,

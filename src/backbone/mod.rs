@@ -1,5 +1,6 @@
 //! Backbones: the frozen model directory, its manifest, and how it is made from an export.
 
+mod compare;
 mod error;
 mod manifest;
 mod prepare;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 pub use error::BackboneError;
 pub use manifest::{
-    FORMAT, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report, TOKENIZER_FILE,
-    WEIGHTS_FILE, Weights,
+    FORMAT, FRONTEND_FILE, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report,
+    TOKENIZER_FILE, WEIGHTS_FILE, Weights,
 };
 pub use prepare::{Prepare, prepare};
 
@@ -83,11 +84,16 @@ impl Backbone {
                 .into_iter()
                 .chain(l.masks.iter().map(|m| &m.0))
         });
-        let others = [&s.tokens.value, &s.hidden, &s.input];
+        let tokens = Some(&s.tokens.value).filter(|_| !s.tokens.is_absent());
+        let others = [&s.hidden, &s.input].into_iter().chain(tokens);
+        let convs = s.cnn.iter().flat_map(|c| &c.convs).flat_map(|c| [&c.input, &c.output]);
+        let blocks = s.cnn.iter().flat_map(|c| &c.blocks);
+        let blocks = blocks.flat_map(|b| [&b.input, &b.branch, &b.output]);
         let optional = [&s.pooled, &s.mask, &s.types].into_iter().flatten();
         let linears = s.linears.iter().flat_map(|l| [&l.input, &l.output]);
         let norms = s.norms.iter().map(|n| &n.output);
-        let mut all = layers.chain(others).chain(optional).chain(linears).chain(norms);
+        let all = layers.chain(others).chain(optional).chain(linears).chain(norms);
+        let mut all = all.chain(convs).chain(blocks);
         match all.find(|name| self.graph.find(name).is_none()) {
             Some(name) => Err(BackboneError::Site { dir: self.dir.clone(), site: name.clone() }),
             None => Ok(()),

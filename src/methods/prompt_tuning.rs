@@ -1,5 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training, head,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
+    head, need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -32,6 +33,7 @@ impl Method for PromptTuning {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         let room = backbone.max_length.saturating_sub(8).max(1);
         let count = settings.count("rows", 1..=room)?;
         let (mut tensors, head) = head(backbone, classes, settings)?;
