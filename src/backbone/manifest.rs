@@ -149,7 +149,7 @@ impl Manifest {
         let s = &manifest.sites;
         let heads = match s.heads {
             0 => s.layers.is_empty() && s.cnn.is_some(),
-            h => s.width % h == 0,
+            h => s.width.is_multiple_of(h),
         };
         if !heads || s.width == 0 || s.pooled_width == Some(0) || manifest.max_length == 0 {
             return Err(bad("width, heads or max_length cannot be right".into()));

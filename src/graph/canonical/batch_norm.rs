@@ -58,7 +58,10 @@ pub(super) fn fold(graph: &mut Graph) -> Result<(), GraphError> {
 }
 
 /// Slope and offset of each channel.
-fn line(graph: &Graph, node: &Node) -> Result<Option<(Vec<f32>, Vec<f32>)>, GraphError> {
+type Line = (Vec<f32>, Vec<f32>);
+
+/// What a normalisation with constant statistics is.
+fn line(graph: &Graph, node: &Node) -> Result<Option<Line>, GraphError> {
     let mut parts = Vec::new();
     for i in 1..5 {
         match graph.constant(node.input(i)?) {

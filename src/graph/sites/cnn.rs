@@ -309,8 +309,8 @@ impl Net<'_> {
                 }
                 // A gate multiplies v by what a small network makes of it.
                 _ => {
-                    let next = readers.iter().map(|r| &self.graph.nodes[r.0]);
-                    let next = next.filter(|n| n.op == "Mul" || is_activation(n)).last()?;
+                    let mut next = readers.iter().map(|r| &self.graph.nodes[r.0]);
+                    let next = next.rfind(|n| n.op == "Mul" || is_activation(n))?;
                     v = next.output().ok()?;
                 }
             }

@@ -108,13 +108,8 @@ impl Walk<'_> {
         }
         let hidden = self.hidden(layers.last().map(|l| l.ffn_output.as_str()), &mut norms)?;
         let first = layers.first().map(|l| l.input.clone()).unwrap_or_default();
-        if !pre_norm {
-            norms.extend(
-                g.find(&first)
-                    .filter(|&v| self.is_norm(v))
-                    .map(|v| ("embedding_norm".to_owned(), v)),
-            );
-        }
+        let embedded = g.find(&first).filter(|&v| self.is_norm(v));
+        norms.extend(embedded.map(|v| ("embedding_norm".to_owned(), v)));
         let width = g.width(hidden).ok_or_else(|| SiteError::new("the width", "it varies"))?;
         let words = self.words(input);
         let tokens = match (modality, words) {
@@ -132,6 +127,7 @@ impl Walk<'_> {
         let positions =
             if modality == Modality::Text { self.positions(input, types, width) } else { None };
         let pooled = self.pooled(width, modality);
+        norms.extend(self.class_norm(hidden, pooled).map(|v| ("final_norm".to_owned(), v)));
         let pooled_width = pooled.and_then(|p| g.width(p)).filter(|&w| w != width);
         Ok(Sites {
             modality,
@@ -188,6 +184,26 @@ impl Walk<'_> {
         };
         let same = flat().find(|&o| g.width(o) == Some(width));
         same.or_else(|| flat().find(projection).filter(|_| modality == Modality::Image))
+    }
+
+    /// The normalisation of the class row alone, on the way from the hidden state to the pooled
+    /// output.
+    fn class_norm(&self, hidden: ValueId, pooled: Option<ValueId>) -> Option<ValueId> {
+        let mut v = pooled?;
+        while !self.is_norm(v) {
+            let node = self.made_by(v)?;
+            v = match node.op.as_str() {
+                "MatMul" | "Squeeze" | "Reshape" | "Flatten" => node.input(0).ok()?,
+                _ => return None,
+            };
+        }
+        let mut row = self.made_by(v)?.input(0).ok()?;
+        while row != hidden {
+            let node = self.made_by(row)?;
+            let selects = matches!(node.op.as_str(), "Gather" | "Slice" | "Squeeze" | "Reshape");
+            row = node.input(0).ok().filter(|_| selects)?;
+        }
+        Some(v)
     }
 
     fn positions(

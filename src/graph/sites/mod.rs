@@ -212,7 +212,7 @@ pub struct LinearSite {
 pub struct NormSite {
     /// `embedding_norm`, `{layer}.attention_norm`, `{layer}.ffn_norm` or `final_norm`.
     pub name: String,
-    /// Its output `[B, S, d]`.
+    /// Its output `[B, S, d]`; `[B, d]` where only the class row is normalised.
     pub output: String,
 }
 
