@@ -1,6 +1,6 @@
 use super::Context;
 use crate::graph::sites::Role;
-use crate::graph::{Attrs, GraphError};
+use crate::graph::{Attrs, Graph, GraphError, ValueId};
 
 /// Where an offset is added.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,13 +13,12 @@ pub enum OffsetSite {
     Conv(usize),
 }
 
-/// `y + b` at the site. Never by way of the bias initializer: exporters drop biases that are zero.
+/// `y + b` at the site. Never in place of the bias initializer: exporters drop biases that are zero.
 pub(super) fn insert(
     context: &mut Context<'_>,
     site: &OffsetSite,
     tensor: &str,
 ) -> Result<(), GraphError> {
-    let conv = matches!(site, OffsetSite::Conv(_));
     let sites = &context.backbone.sites;
     let output = match site {
         OffsetSite::Linear(layer, role) => sites.linear(*layer, *role).map(|l| &l.output),
@@ -28,14 +27,23 @@ pub(super) fn insert(
     };
     let output = output.cloned().ok_or_else(|| GraphError::Undefined(format!("{site:?}")))?;
     let b = context.tensor(tensor)?;
-    context.insert_after(&output, |g, y| {
-        let b = match conv {
-            true => {
-                let channels = g.ints(&[-1, 1, 1]);
-                g.op("Reshape", &[b, channels], Attrs::none())?
-            }
-            false => b,
-        };
-        g.op("Add", &[y, b], Attrs::none())
-    })
+    if let OffsetSite::Conv(_) = site {
+        return add_to_bias(context.graph, &output, b);
+    }
+    context.insert_after(&output, |g, y| g.op("Add", &[y, b], Attrs::none()))
+}
+
+/// A convolution adds its bias while it runs; a second addition would pass over the whole map
+/// again.
+fn add_to_bias(g: &mut Graph, output: &str, offset: ValueId) -> Result<(), GraphError> {
+    let y = crate::backbone::site(g, output)?;
+    let missing = || GraphError::Undefined(output.to_owned());
+    let n = g.index().producer(y).filter(|&n| g.nodes[n].op == "Conv").ok_or_else(missing)?;
+    let bias = match g.nodes[n].inputs.get(2).copied().flatten() {
+        Some(old) => g.op("Add", &[old, offset], Attrs::none())?,
+        None => offset,
+    };
+    g.nodes[n].inputs.resize(2, None);
+    g.nodes[n].inputs.push(Some(bias));
+    g.sort()
 }

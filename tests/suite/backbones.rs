@@ -9,7 +9,7 @@ use edge_tune::engine::tract::TractEngine;
 use edge_tune::engine::{Engine, Feed};
 use edge_tune::graph::canonical::canonicalise;
 use edge_tune::graph::sites::{Modality, Role, Sites, discover};
-use edge_tune::graph::{Dim, Graph, onnx};
+use edge_tune::graph::{Attrs, Dim, Graph, ValueId, onnx};
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::{TensorForm, build};
 use edge_tune::tensor::{DType, Tensor};
@@ -321,6 +321,38 @@ fn rows_that_repeat_the_sequence_change_nothing() {
     }
 }
 
+/// The gradients of a plan's tensors for two fixed examples.
+fn gradients_of(backbone: &Backbone, plan: &methods::Plan) -> Vec<Tensor> {
+    let specs = plan.trained();
+    let (mut graph, attached, _) = build(backbone, plan, &specs, TensorForm::Float).unwrap();
+    let labels = graph.add_input("labels", DType::I64, &[Dim::BATCH]).unwrap();
+    let weight = graph.add_input("weight", DType::F32, &[]).unwrap();
+    let loss = cross_entropy(&mut graph, attached.logits.unwrap(), labels, weight).unwrap();
+    let wrt: Vec<_> = specs.iter().map(|s| site(&graph, &s.name).unwrap()).collect();
+    graph.outputs = gradients(&mut graph, loss, &wrt).unwrap();
+    graph.prune();
+    let program = TractEngine::new().compile(&graph, &[(Dim::BATCH, 2)]).unwrap();
+    let fed = |v: &ValueId| {
+        let value = graph.value(*v);
+        match value.name.as_str() {
+            "labels" => Tensor::vector(&[0i64, 2]),
+            "weight" => Tensor::scalar(0.5f32),
+            name => {
+                let shape = value.shape.iter().map(|d| d.constant().unwrap_or(2));
+                // A different picture or start for every input.
+                let seed = name.bytes().map(usize::from).sum();
+                noise(&shape.collect::<Vec<_>>(), seed)
+            }
+        }
+    };
+    let feeds: Vec<Tensor> = graph.inputs.iter().map(fed).collect();
+    program.run(&feeds.iter().map(Feed::Tensor).collect::<Vec<_>>()).unwrap()
+}
+
+fn largest(t: &Tensor) -> f32 {
+    t.to_f32().iter().fold(0f32, |m, v| if v.is_finite() { m.max(v.abs()) } else { f32::INFINITY })
+}
+
 /// Every method trains on every kind of backbone: gradients exist, are finite and not all zero.
 #[test]
 fn every_method_has_gradients() {
@@ -331,44 +363,69 @@ fn every_method_has_gradients() {
             let few = [("rows", "2")];
             let few = if method.name() == "prompt-tuning" { &few[..] } else { &[] };
             let Some(plan) = plan(&backbone, method.name(), few) else { continue };
-            let specs = plan.trained();
-            let (mut graph, attached, _) =
-                build(&backbone, &plan, &specs, TensorForm::Float).unwrap();
-            let logits = attached.logits.unwrap();
-            let labels = graph.add_input("labels", DType::I64, &[Dim::BATCH]).unwrap();
-            let weight = graph.add_input("weight", DType::F32, &[]).unwrap();
-            let loss = cross_entropy(&mut graph, logits, labels, weight).unwrap();
-            let wrt: Vec<_> = specs.iter().map(|s| site(&graph, &s.name).unwrap()).collect();
-            graph.outputs = gradients(&mut graph, loss, &wrt).unwrap();
-            graph.prune();
-            let program = TractEngine::new().compile(&graph, &[(Dim::BATCH, 2)]).unwrap();
-            let feeds: Vec<Tensor> = graph
-                .inputs
-                .iter()
-                .map(|&v| {
-                    let shape = graph.shape(v);
-                    match graph.value(v).name.as_str() {
-                        "labels" => Tensor::vector(&[0i64, 2]),
-                        "weight" => Tensor::scalar(0.5f32),
-                        _ => {
-                            let shape = shape.iter().map(|d| d.constant().unwrap_or(2));
-                            noise(&shape.collect::<Vec<_>>(), seed_of(&graph.value(v).name))
-                        }
-                    }
-                })
-                .collect();
-            let feeds: Vec<Feed> = feeds.iter().map(Feed::Tensor).collect();
-            let grads = program.run(&feeds).unwrap();
-            let sizes: Vec<f32> =
-                grads.iter().map(|g| g.to_f32().iter().fold(0f32, |m, v| m.max(v.abs()))).collect();
+            let sizes: Vec<f32> = gradients_of(&backbone, &plan).iter().map(largest).collect();
             assert!(sizes.iter().all(|s| s.is_finite()), "{name} {}", method.name());
             let moving = sizes.iter().filter(|s| **s > 0.0).count();
             println!("{name} {}: {moving} of {} tensors move", method.name(), sizes.len());
-            assert!(2 * moving > sizes.len(), "{name} {}", method.name());
+            assert_eq!(moving, sizes.len(), "{name} {}", method.name());
         }
     }
 }
 
-fn seed_of(name: &str) -> usize {
-    name.bytes().map(usize::from).sum()
+/// Weights that were rounded before the export are the same in both forms, and so is what
+/// gradients make of them.
+#[test]
+fn stored_integers_give_the_same_gradients() {
+    for (name, method) in [("mobilenet-qoperator", "bias"), ("kwt-qdq", "lora")] {
+        let [a, b] = [Weights::F32, Weights::Int8].map(|weights| {
+            let (_dir, backbone) = prepared(&export(name), weights);
+            gradients_of(&backbone, &plan(&backbone, method, &[]).unwrap())
+        });
+        for (a, b) in a.iter().zip(&b) {
+            assert!(difference(a, b) <= 1e-4 * largest(a).max(1e-3), "{name}");
+        }
+    }
+}
+
+/// A batch normalisation that follows no convolution becomes a product and a sum.
+#[test]
+fn a_lone_batch_normalisation_is_a_line() {
+    let mut graph = Graph::new();
+    let x = graph.add_input("x", DType::F32, &[Dim::BATCH, 3.into(), 2.into(), 2.into()]).unwrap();
+    let parts = [[1.5f32, -2.0, 0.5], [0.1, 0.2, 0.3], [0.4, -0.5, 0.6], [0.7, 1.8, 2.9]];
+    let parts = parts.map(|p| graph.add_constant("part", Tensor::vector(&p)));
+    let inputs = [&[x][..], &parts].concat();
+    let y = graph.op("Relu", &[x], Attrs::none()).unwrap();
+    let y = [&[y], &inputs[1..]].concat();
+    let y = graph.op("BatchNormalization", &y, Attrs::none()).unwrap();
+    graph.outputs = vec![y];
+    let x = noise(&[2, 3, 2, 2], 5);
+    let before = run(&graph, &x).swap_remove(0);
+    canonicalise(&mut graph).unwrap();
+    let ops: Vec<&str> = graph.nodes.iter().map(|n| n.op.as_str()).collect();
+    assert_eq!(ops, ["Relu", "Mul", "Add"]);
+    assert!(difference(&before, &run(&graph, &x)[0]) < 1e-6);
+}
+
+/// Model files cut short or with a byte changed are refused or read, never more.
+#[test]
+fn damaged_models_do_no_harm() {
+    for name in ["mobilenet-qoperator", "kwt-qdq"] {
+        let path = export(name);
+        let bytes = std::fs::read(&path).unwrap();
+        for i in 0..400usize {
+            let mut damaged = bytes.clone();
+            let at = (i * 2_654_435_761) % damaged.len();
+            damaged[at] ^= 1 << (i % 8);
+            if i % 4 == 0 {
+                damaged.truncate(at);
+            }
+            let external = onnx::ExternalData::in_folder(path.parent().unwrap());
+            if let Ok(mut graph) = onnx::parse(&damaged, &path, external)
+                && canonicalise(&mut graph).is_ok()
+            {
+                let _ = discover(&graph);
+            }
+        }
+    }
 }

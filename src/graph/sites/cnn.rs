@@ -5,6 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::{BlockSite, CnnSites, ConvSite, Modality, SiteError, Sites, TokenSite};
 use crate::graph::{Dim, Graph, Index, Node, ValueId};
 
+/// A real network takes a few thousand.
+const MAX_STEPS: usize = 1 << 22;
+
 /// All sites of a canonical convolutional network.
 pub(super) fn discover(graph: &Graph, index: &Index) -> Result<Sites, SiteError> {
     let picture = |v: &&ValueId| graph.rank(**v) == 4 && graph.value(**v).dtype.is_float();
@@ -193,10 +196,18 @@ impl Net<'_> {
         })
     }
 
-    /// Nodes that lie between two values.
+    /// Nodes between two values, where all data of the second passes the first.
     fn between(&self, from: ValueId, to: ValueId) -> HashSet<usize> {
-        let before = self.graph.ancestors(&[from]);
-        self.graph.ancestors(&[to]).difference(&before).copied().collect()
+        let mut nodes = HashSet::new();
+        let mut stack = vec![to];
+        while let Some(v) = stack.pop() {
+            if let Some(n) = self.index.producer(v).filter(|_| v != from)
+                && nodes.insert(n)
+            {
+                stack.extend(self.moving(&self.graph.nodes[n]));
+            }
+        }
+        nodes
     }
 
     /// Residual blocks, and inverted bottlenecks that change the size and so add nothing.
@@ -204,6 +215,7 @@ impl Net<'_> {
         let needed = self.graph.ancestors(&[hidden]);
         let entry = self.dominators();
         let mut blocks: Vec<Block> = Vec::new();
+        let mut covered: HashSet<usize> = HashSet::new();
         for (n, node) in self.graph.nodes.iter().enumerate().filter(|(n, _)| needed.contains(n)) {
             let ends: Vec<ValueId> = self.moving(node).collect();
             let (&[a, b], "Add", Ok(sum)) = (&ends[..], node.op.as_str(), node.output()) else {
@@ -211,19 +223,18 @@ impl Net<'_> {
             };
             let Some(&input) = entry.get(&sum) else { continue };
             let maps = [a, b].iter().all(|&v| self.graph.shape(v) == self.graph.shape(sum));
-            let taken = blocks.iter().any(|k| self.between(k.input, k.output).contains(&n));
-            if !maps || taken || self.graph.rank(input) != 4 {
+            if !maps || covered.contains(&n) || self.graph.rank(input) != 4 {
                 continue;
             }
             // The shortcut has fewer convolutions, mostly none.
             let work = |v| self.between(input, v).iter().filter(|n| convs.contains(n)).count();
             let branch = if work(a) > work(b) { a } else { b };
             if work(branch) > 0 {
-                blocks.push(Block { input, branch, output: self.activated(sum), adds: true });
+                let output = self.activated(sum);
+                covered.extend(self.between(input, output));
+                blocks.push(Block { input, branch, output, adds: true });
             }
         }
-        let mut covered: HashSet<usize> =
-            blocks.iter().flat_map(|b| self.between(b.input, b.output)).collect();
         for &n in convs {
             if covered.contains(&n) || !needed.contains(&n) {
                 continue;
@@ -237,10 +248,12 @@ impl Net<'_> {
         blocks
     }
 
-    /// The value that every path from the pixels to a value passes last.
+    /// The value that every path from the pixels to a value passes last. Nothing for a graph so
+    /// tangled that looking would take long.
     fn dominators(&self) -> HashMap<ValueId, ValueId> {
         let mut entry: HashMap<ValueId, ValueId> = HashMap::new();
         let mut depth: HashMap<ValueId, usize> = HashMap::from([(self.input, 0)]);
+        let mut steps = 0;
         for node in &self.graph.nodes {
             let mut meet: Option<ValueId> = None;
             for v in self.moving(node) {
@@ -250,6 +263,10 @@ impl Net<'_> {
                     continue;
                 };
                 while a != b {
+                    steps += 1;
+                    if steps > MAX_STEPS {
+                        return HashMap::new();
+                    }
                     let of = |v: &ValueId| depth.get(v).copied().unwrap_or(0);
                     let deeper = if of(&a) >= of(&b) { &mut a } else { &mut b };
                     match entry.get(deeper) {
@@ -289,6 +306,9 @@ impl Net<'_> {
             return None;
         }
         let mut input = x;
+        if let Some(pad) = self.made_by(x).filter(|n| n.op == "Pad") {
+            input = pad.input(0).ok()?;
+        }
         if let Some(before) = self.before_activations(x)
             && let Some(site) = self.conv(before, None)
             && site.groups == 1
@@ -310,7 +330,7 @@ impl Net<'_> {
                 // A gate multiplies v by what a small network makes of it.
                 _ => {
                     let mut next = readers.iter().map(|r| &self.graph.nodes[r.0]);
-                    let next = next.rfind(|n| n.op == "Mul" || is_activation(n))?;
+                    let next = next.rfind(|n| passes(n))?;
                     v = next.output().ok()?;
                 }
             }
@@ -324,7 +344,7 @@ impl Net<'_> {
             let node = &self.graph.nodes[n];
             match node.op.as_str() {
                 "Conv" => return Some(n),
-                _ if is_activation(node) || node.op == "Mul" => v = self.moving(node).next()?,
+                _ if passes(node) => v = self.moving(node).next()?,
                 _ => return None,
             }
         }
@@ -344,6 +364,12 @@ impl Net<'_> {
             })
             .collect()
     }
+}
+
+/// Leaves the channels where they are. `Mul` is a gate or a scaling, `Pad` an uneven padding in
+/// front of a convolution.
+fn passes(node: &Node) -> bool {
+    is_activation(node) || matches!(node.op.as_str(), "Mul" | "Pad")
 }
 
 fn is_activation(node: &Node) -> bool {
