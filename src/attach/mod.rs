@@ -98,7 +98,7 @@ pub enum Attachment {
         /// Tensors are `{prefix}.weight [d]` and `{prefix}.bias [d]`.
         prefix: String,
     },
-    /// `y + b` after a linear layer or a normalisation.
+    /// `y + b` after a linear layer, a normalisation or a convolution.
     Offset {
         /// After what.
         site: OffsetSite,

@@ -20,7 +20,7 @@ pub enum BackboneError {
         source: GraphError,
     },
     /// The model does not look like a known backbone.
-    #[error("{}: {source}; supported are transformer encoders exported with torch.onnx", path.display())]
+    #[error("{}: {source}; supported are transformer encoders and convolutional networks exported with torch.onnx", path.display())]
     Structure {
         /// The model file.
         path: PathBuf,
@@ -91,6 +91,14 @@ pub enum BackboneError {
         /// What was observed.
         reason: String,
     },
+    /// The feature cannot be taken in the way that was asked for.
+    #[error("{}: {reason}; choose another pooling", path.display())]
+    Pooling {
+        /// The model file.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
     /// The prepared model does not compute what the export does.
     #[error("{}: the prepared model differs from the export: {reason}", path.display())]
     Differs {
@@ -128,6 +136,7 @@ impl BackboneError {
             BackboneError::Digest { .. } => "backbone.digest",
             BackboneError::Site { .. } => "backbone.site",
             BackboneError::Mask { .. } => "backbone.mask",
+            BackboneError::Pooling { .. } => "backbone.pooling",
             BackboneError::Differs { .. } => "backbone.differs",
             BackboneError::Engine { source, .. } => source.code(),
             BackboneError::Occupied(_) => "backbone.occupied",

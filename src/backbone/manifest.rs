@@ -20,6 +20,8 @@ pub const MODEL_FILE: &str = "model.onnx";
 pub const WEIGHTS_FILE: &str = "weights.bin";
 /// The tokenizer of a text backbone, in the format of Hugging Face tokenizers.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+/// The graph that turns sound into the features that an audio backbone reads.
+pub const FRONTEND_FILE: &str = "frontend.onnx";
 /// A manifest larger than this is refused.
 const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 /// Longest input in tokens that any backbone takes.
@@ -32,16 +34,19 @@ pub struct Manifest {
     pub format: u32,
     /// A name for people.
     pub name: String,
-    /// `bert`, `roberta` or `vit`.
+    /// `bert`, `roberta`, `vit`, `clip-vision`, `kwt` or `cnn`.
     pub family: String,
     /// How linear and embedding weights are stored.
     pub weights: Weights,
     /// How the feature is taken from the last hidden state.
     pub pooling: Pooling,
-    /// Longest input in tokens, special tokens included; for pictures the number of rows.
+    /// Longest input in tokens, special tokens included; for pictures and sounds the number of rows.
     pub max_length: usize,
     /// Token id that fills up short rows.
     pub pad_id: i64,
+    /// The file with the graph that makes an audio backbone's input from sound, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frontend: Option<String>,
     /// SPDX expression of the weights' licence, if it was given.
     pub licence: Option<String>,
     /// Where the weights come from, if it was given.
@@ -83,8 +88,11 @@ impl fmt::Display for Weights {
 pub enum Pooling {
     /// The first real row: `[CLS]`, or the class row of a picture model.
     Cls,
-    /// The mean of the real rows, padding left out.
+    /// The mean of the real rows, padding left out; of all places of a feature map.
     Mean,
+    /// The model's own pooled output: CLIP's projected class row, the pooled feature map of a
+    /// convolutional network.
+    Output,
 }
 
 /// What `prepare` measured against the float export.
@@ -145,7 +153,11 @@ impl Manifest {
             }
         }
         let s = &manifest.sites;
-        if s.heads == 0 || s.width == 0 || !s.width.is_multiple_of(s.heads) {
+        let heads = match s.heads {
+            0 => s.layers.is_empty() && s.cnn.is_some(),
+            h => s.width.is_multiple_of(h),
+        };
+        if !heads || s.width == 0 || s.pooled_width == Some(0) {
             return Err(bad(format!("{} heads cannot share a width of {}", s.heads, s.width)));
         }
         if !(1..=MAX_TOKENS).contains(&manifest.max_length) {
@@ -159,6 +171,12 @@ impl Manifest {
         let shown = shown.into_iter().chain([manifest.licence.as_ref(), manifest.source.as_ref()]);
         if shown.flatten().any(|t| t.chars().any(char::is_control)) {
             return Err(bad("name, family, licence or source holds control characters".into()));
+        }
+        if let Some(reason) = s.lacks(manifest.pooling) {
+            return Err(bad(reason));
+        }
+        if let Some(f) = manifest.frontend.iter().find(|f| !manifest.has(f)) {
+            return Err(bad(format!("it does not list {f}")));
         }
         if manifest.digest != manifest.digest_now() {
             return Err(bad("the digest does not belong to it".into()));
@@ -208,7 +226,18 @@ impl Manifest {
         let reading = (&self.family, self.pooling, self.max_length, self.pad_id, &self.sites);
         // These types always serialize.
         let reading = serde_json::to_vec(&reading).unwrap_or_default();
-        hex(&Sha256::digest(format!("{files}reading - {}\n", hex(&Sha256::digest(reading)))))
+        let reading = hex(&Sha256::digest(reading));
+        let frontend = self.frontend.iter().map(|f| format!("frontend - {f}\n"));
+        let frontend: String = frontend.collect();
+        hex(&Sha256::digest(format!("{files}reading - {reading}\n{frontend}")))
+    }
+
+    /// Width of the feature under `pooling`.
+    pub fn feature_width(&self, pooling: Pooling) -> usize {
+        match pooling {
+            Pooling::Output => self.sites.pooled_width.unwrap_or(self.sites.width),
+            Pooling::Cls | Pooling::Mean => self.sites.width,
+        }
     }
 
     /// True if the backbone has that file.
@@ -219,6 +248,18 @@ impl Manifest {
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|f| f.bytes).sum()
+    }
+}
+
+impl Sites {
+    /// What is missing for `pooling`, if anything is.
+    pub(crate) fn lacks(&self, pooling: Pooling) -> Option<String> {
+        let reason = match pooling {
+            Pooling::Output if self.pooled.is_none() => "the model has no pooled output",
+            Pooling::Cls if self.cnn.is_some() => "a convolutional network has no class row",
+            _ => return None,
+        };
+        Some(reason.to_owned())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Backbones: the frozen model directory, its manifest, and how it is made from an export.
 
+mod compare;
 mod error;
 mod manifest;
 mod prepare;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 
 pub use error::BackboneError;
 pub use manifest::{
-    FORMAT, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report, TOKENIZER_FILE,
-    WEIGHTS_FILE, Weights,
+    FORMAT, FRONTEND_FILE, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report,
+    TOKENIZER_FILE, WEIGHTS_FILE, Weights,
 };
 pub use prepare::{Prepare, prepare};
 

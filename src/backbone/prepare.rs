@@ -2,17 +2,17 @@ use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::compare::{Closeness, compare};
 use super::manifest::{FORMAT, MAX_TOKENS};
 use super::{
-    BackboneError, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report, TOKENIZER_FILE,
-    WEIGHTS_FILE, Weights, quantize, site,
+    BackboneError, FRONTEND_FILE, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report,
+    TOKENIZER_FILE, WEIGHTS_FILE, Weights, quantize, site,
 };
 use crate::data::TextEncoder;
-use crate::engine::{Engine, Feed};
+use crate::engine::Engine;
 use crate::graph::canonical::{MaskReport, canonicalise, padding_masks};
 use crate::graph::sites::{Modality, Sites, discover};
-use crate::graph::{Dim, Graph, GraphError, ValueId, frozen, onnx};
-use crate::tensor::{DType, Tensor};
+use crate::graph::{Graph, GraphError, onnx};
 
 /// An int8 model whose hidden states point elsewhere than this is refused.
 const MIN_COSINE: f64 = 0.98;
@@ -28,9 +28,14 @@ pub struct Prepare {
     pub out: PathBuf,
     /// `tokenizer.json` of a text model.
     pub tokenizer: Option<PathBuf>,
+    /// ONNX graph that turns sound into the features that an audio model reads.
+    pub frontend: Option<PathBuf>,
+    /// Height and width of pictures where the model leaves them free; 224 by default.
+    pub image_size: Option<usize>,
     /// How to store weights.
     pub weights: Weights,
-    /// How to pool; mean for text and the class row for pictures by default.
+    /// How to pool. By default the mean for text, the model's own output for CLIP and convolutional
+    /// networks, and the class row for other pictures and sounds.
     pub pooling: Option<Pooling>,
     /// Longest input in tokens; all learned positions by default.
     pub max_length: Option<usize>,
@@ -49,6 +54,8 @@ impl Prepare {
             model: model.into(),
             out: out.into(),
             tokenizer: None,
+            frontend: None,
+            image_size: None,
             weights: Weights::default(),
             pooling: None,
             max_length: None,
@@ -84,7 +91,7 @@ pub fn prepare(
         TextEncoder::from_file(tokenizer, options.max_length.unwrap_or(MAX_TOKENS))?;
     }
     step("reading the export");
-    let mut graph = onnx::read(path)?;
+    let mut graph = onnx::read_sized(path, options.image_size.unwrap_or(onnx::PICTURE))?;
     let export = graph.clone();
     step("finding sites");
     canonicalise(&mut graph).map_err(in_graph)?;
@@ -92,14 +99,16 @@ pub fn prepare(
     let sites = discover(&graph)
         .map_err(|source| BackboneError::Structure { path: path.clone(), source })?;
     check_mask(path, &sites, mask)?;
+    let pooling = pooling(options, &sites, family(&sites, &graph))?;
     keep_outputs(&mut graph, &sites).map_err(in_graph)?;
     let quantized = match options.weights {
-        Weights::Int8 => quantize::quantize(&mut graph).map_err(in_graph)?,
+        Weights::Int8 => quantize::quantize(&mut graph, sites.cnn.is_some()).map_err(in_graph)?,
         Weights::F32 => 0,
     };
     step("comparing with the export");
     let repaired = mask == MaskReport::Repaired;
-    let (cosine, max_difference) = compare(path, &export, &graph, &sites, repaired, engine)?;
+    let Closeness { cosine, difference: max_difference } =
+        compare(path, &export, &graph, (&sites, pooling), repaired, engine)?;
     let too_far = match options.weights {
         _ if repaired => cosine.is_nan(),
         Weights::Int8 => cosine < MIN_COSINE,
@@ -111,7 +120,23 @@ pub fn prepare(
     }
     step("writing");
     let report = Report { cosine, max_difference, attentions: sites.layers.len(), mask, quantized };
-    write(options, &graph, sites, report)
+    write(options, &graph, sites, pooling, report)
+}
+
+/// The pooling that was asked for, or the family's.
+fn pooling(options: &Prepare, sites: &Sites, family: &str) -> Result<Pooling, BackboneError> {
+    let own = sites.pooled.is_some();
+    let usual = match sites.modality {
+        Modality::Text => Pooling::Mean,
+        Modality::Image if own && matches!(family, "cnn" | "clip-vision") => Pooling::Output,
+        Modality::Image if sites.cnn.is_some() => Pooling::Mean,
+        Modality::Image | Modality::Audio => Pooling::Cls,
+    };
+    let chosen = options.pooling.unwrap_or(usual);
+    match sites.lacks(chosen) {
+        None => Ok(chosen),
+        Some(reason) => Err(BackboneError::Pooling { path: options.model.clone(), reason }),
+    }
 }
 
 fn check_mask(path: &Path, sites: &Sites, mask: MaskReport) -> Result<(), BackboneError> {
@@ -119,7 +144,8 @@ fn check_mask(path: &Path, sites: &Sites, mask: MaskReport) -> Result<(), Backbo
         Err(BackboneError::Mask { path: path.to_owned(), reason: reason.to_owned() })
     };
     match (sites.modality, mask) {
-        (Modality::Image, _) | (_, MaskReport::Padding | MaskReport::Repaired) => Ok(()),
+        (Modality::Image | Modality::Audio, _)
+        | (_, MaskReport::Padding | MaskReport::Repaired) => Ok(()),
         (Modality::Text, MaskReport::None) if sites.mask.is_none() => {
             bad("the model has no padding mask; export with attention_mask as an input")
         }
@@ -140,124 +166,22 @@ fn keep_outputs(graph: &mut Graph, sites: &Sites) -> Result<(), GraphError> {
     graph.infer_all()
 }
 
-/// Runs the export and the prepared graph on the same input: (cosine, largest difference) of the
-/// last hidden states over real tokens.
-fn compare(
-    path: &Path,
-    export: &Graph,
-    prepared: &Graph,
-    sites: &Sites,
-    repaired: bool,
-    engine: &dyn Engine,
-) -> Result<(f64, f32), BackboneError> {
-    let in_graph = |source| BackboneError::Graph { path: path.to_owned(), source };
-    let in_engine = |source| BackboneError::Engine { path: path.to_owned(), source };
-    let (batch, length) = (2, 12);
-    let pins = [(Dim::BATCH, batch), (Dim::SEQUENCE, length)];
-    let mut reference = export.clone();
-    if repaired {
-        // The export itself is wrong; compare with its float form under the right mask.
-        canonicalise(&mut reference).map_err(in_graph)?;
-        padding_masks(&mut reference).map_err(in_graph)?;
-    }
-    reference.outputs = vec![site(&reference, &sites.hidden).map_err(in_graph)?];
-    reference.prune();
-    let mut lifted = prepared.clone();
-    frozen::lift(&mut lifted).map_err(in_graph)?;
-    let mut results = Vec::new();
-    for graph in [&reference, &lifted] {
-        let program = engine.compile(graph, &pins).map_err(in_engine)?;
-        let feeds: Vec<Tensor> = graph
-            .inputs
-            .iter()
-            .map(|&v| sample(graph, v, sites, batch, length))
-            .collect::<Result<_, _>>()
-            .map_err(in_graph)?;
-        let feeds: Vec<Feed> = feeds.iter().map(Feed::Tensor).collect();
-        let mut out = program.run(&feeds).map_err(in_engine)?;
-        results.push(out.swap_remove(0));
-    }
-    let (a, b) = (results[0].to_f32(), results[1].to_f32());
-    let real = |i: usize| {
-        // Rows of padding may hold anything.
-        sites.mask.is_none() || !is_padding(i / sites.width, length)
-    };
-    let (mut ab, mut aa, mut bb, mut worst) = (0f64, 0f64, 0f64, 0f32);
-    for (_, (&x, &y)) in a.iter().zip(b.iter()).enumerate().filter(|(i, _)| real(*i)) {
-        ab += f64::from(x) * f64::from(y);
-        aa += f64::from(x) * f64::from(x);
-        bb += f64::from(y) * f64::from(y);
-        worst = worst.max((x - y).abs());
-    }
-    Ok((ab / (aa * bb).sqrt(), worst))
-}
-
-/// The last four tokens of every second row are padding.
-fn is_padding(token: usize, length: usize) -> bool {
-    (token / length) % 2 == 1 && token % length >= length - 4
-}
-
-/// A fixed input for graph input `v`.
-fn sample(
-    graph: &Graph,
-    v: ValueId,
-    sites: &Sites,
-    batch: usize,
-    length: usize,
-) -> Result<Tensor, GraphError> {
-    let value = graph.value(v);
-    let shape: Vec<usize> = value
-        .shape
-        .iter()
-        .map(|d| match d {
-            d if *d == Dim::BATCH => batch,
-            d => d.constant().unwrap_or(length),
-        })
-        .collect();
-    let n = shape.iter().product::<usize>();
-    // Knuth's multiplicative hash: spread out, and the same everywhere.
-    let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 8;
-    let index = graph.index();
-    let rows = index.consumers(v).iter().find_map(|&(c, i)| {
-        let node = &graph.nodes[c];
-        let table = match node.op.as_str() {
-            "Gather" if i == 1 => node.input(0).ok()?,
-            "FrozenGather" => node.input(0).ok()?,
-            _ => return None,
-        };
-        // An int8 table is read through its DequantizeLinear, which has the table's shape.
-        graph.shape(table).first()?.constant()
-    });
-    let whole = |i: usize| -> i64 {
-        if sites.mask.as_deref() == Some(value.name.as_str()) {
-            i64::from(!is_padding(i, length))
-        } else if sites.types.as_deref() == Some(value.name.as_str()) {
-            0
-        } else {
-            // Small ids are special tokens in most vocabularies.
-            let rows = rows.unwrap_or(2);
-            (rows / 10 + noise(i) as usize % (rows - rows / 10).max(1)) as i64
-        }
-    };
-    Ok(match value.dtype {
-        DType::F32 => {
-            let x: Vec<f32> = (0..n).map(|i| noise(i) as f32 / 8_388_608.0 - 1.0).collect();
-            Tensor::new(&shape, &x)?
-        }
-        DType::I32 => Tensor::new(&shape, &(0..n).map(|i| whole(i) as i32).collect::<Vec<_>>())?,
-        DType::Bool => Tensor::bools(&shape, &(0..n).map(|i| whole(i) != 0).collect::<Vec<_>>())?,
-        _ => Tensor::new(&shape, &(0..n).map(whole).collect::<Vec<_>>())?,
-    })
-}
-
 fn family(sites: &Sites, graph: &Graph) -> &'static str {
     // RoBERTa's positions depend on which tokens are padding; BERT's on the length alone.
     let counted = sites.positions.as_ref().and_then(|p| graph.find(&p.indices)).is_some_and(|v| {
         let value = graph.value(v);
         value.known.is_none() && value.constant.is_none()
     });
+    // The image tower of CLIP normalises before its first block, no other picture model does.
+    let normalised = graph.find(&sites.tokens.value).is_some_and(|v| {
+        let index = graph.index();
+        index.producer(v).is_some_and(|n| graph.nodes[n].op == "LayerNormalization")
+    });
     match sites.modality {
+        Modality::Image if sites.cnn.is_some() => "cnn",
+        Modality::Image if sites.pre_norm && normalised => "clip-vision",
         Modality::Image => "vit",
+        Modality::Audio => "kwt",
         Modality::Text if counted => "roberta",
         Modality::Text => "bert",
     }
@@ -267,6 +191,7 @@ fn write(
     options: &Prepare,
     graph: &Graph,
     sites: Sites,
+    pooling: Pooling,
     report: Report,
 ) -> Result<Manifest, BackboneError> {
     let out = &options.out;
@@ -278,7 +203,7 @@ fn write(
         move |source| BackboneError::Io { path, source }
     };
     fs::create_dir_all(&temp).map_err(io(&temp))?;
-    let result = write_files(options, graph, sites, report, &temp).and_then(|manifest| {
+    let result = write_files(options, graph, sites, pooling, report, &temp).and_then(|manifest| {
         crate::fs::sync_folder(&temp).map_err(io(&temp))?;
         // An empty directory may stand there already; rename replaces it.
         fs::rename(&temp, out).map_err(io(out))?;
@@ -295,6 +220,7 @@ fn write_files(
     options: &Prepare,
     graph: &Graph,
     sites: Sites,
+    pooling: Pooling,
     report: Report,
     dir: &Path,
 ) -> Result<Manifest, BackboneError> {
@@ -314,11 +240,12 @@ fn write_files(
         Ok(())
     })?;
     let mut names = vec![MODEL_FILE, WEIGHTS_FILE];
-    if let Some(tokenizer) = &options.tokenizer {
-        let bytes = fs::read(tokenizer)
-            .map_err(|source| BackboneError::Io { path: tokenizer.clone(), source })?;
-        save(TOKENIZER_FILE, &|f| f.write_all(&bytes))?;
-        names.push(TOKENIZER_FILE);
+    for (from, to) in [(&options.tokenizer, TOKENIZER_FILE), (&options.frontend, FRONTEND_FILE)] {
+        let Some(from) = from else { continue };
+        let bytes =
+            fs::read(from).map_err(|source| BackboneError::Io { path: from.clone(), source })?;
+        save(to, &|f| f.write_all(&bytes))?;
+        names.push(to);
     }
     let files: Vec<FileEntry> =
         names.iter().map(|n| FileEntry::of(dir, n)).collect::<Result<_, _>>()?;
@@ -327,7 +254,8 @@ fn write_files(
     let offset = if family == "roberta" { 2 } else { 0 };
     let learned = sites.positions.as_ref().map(|p| p.rows.saturating_sub(offset));
     let rows = graph.find(&sites.tokens.value).and_then(|v| graph.shape(v).get(1)?.constant());
-    let limit = learned.or(rows).unwrap_or(512).clamp(1, MAX_TOKENS);
+    let limit = learned.or(rows).unwrap_or(if sites.cnn.is_some() { 1 } else { 512 });
+    let limit = limit.clamp(1, MAX_TOKENS);
     let plain = |text: &String| text.chars().filter(|c| !c.is_control()).collect::<String>();
     let stem = options.model.parent().and_then(Path::file_name);
     let name = options.name.clone().or_else(|| stem.map(|s| s.to_string_lossy().into_owned()));
@@ -336,10 +264,8 @@ fn write_files(
         name: name.as_ref().map_or_else(|| family.to_owned(), plain),
         family: family.to_owned(),
         weights: options.weights,
-        pooling: options.pooling.unwrap_or(match sites.modality {
-            Modality::Text => Pooling::Mean,
-            Modality::Image => Pooling::Cls,
-        }),
+        pooling,
+        frontend: options.frontend.as_ref().map(|_| FRONTEND_FILE.to_owned()),
         max_length: options.max_length.map_or(limit, |m| m.min(limit)),
         pad_id,
         licence: options.licence.as_ref().map(plain),

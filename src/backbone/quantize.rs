@@ -6,22 +6,29 @@ use crate::tensor::{DType, Tensor};
 /// Tables with fewer rows stay f32: they are small, and every input reads most of them.
 const MIN_ROWS: usize = 256;
 
-/// Stores the weights of linear layers and large embedding tables as symmetric int8 behind
-/// `DequantizeLinear`: one scale per output channel of a linear layer, one per row of a table.
-/// Returns how many.
-pub(super) fn quantize(graph: &mut Graph) -> Result<usize, GraphError> {
+/// Stores the weights of linear layers and large embedding tables, and with `convs` those of
+/// convolutions, as symmetric int8 behind `DequantizeLinear`: one scale per output channel of a layer,
+/// one per row of a table. Returns how many.
+pub(super) fn quantize(graph: &mut Graph, convs: bool) -> Result<usize, GraphError> {
     let mut done: HashMap<ValueId, ValueId> = HashMap::new();
     let mut added = Vec::new();
     for n in 0..graph.nodes.len() {
         let node = &graph.nodes[n];
         let (input, axis) = match node.op.as_str() {
             "MatMul" => (1, 1),
+            "Conv" if convs => (1, 0),
             "Gather" if node.attrs.int("axis").unwrap_or(0) == 0 => (0, 0),
             _ => continue,
         };
         let weight = node.input(input)?;
         let Some(t) = graph.constant(weight).filter(|t| t.dtype() == DType::F32) else { continue };
-        let &[rows, cols] = t.shape() else { continue };
+        let shape = t.shape().to_vec();
+        let (rows, cols) = match shape[..] {
+            [rows, cols] if node.op != "Conv" => (rows, cols),
+            // Everything that makes one output channel lies together.
+            [channels, ..] if node.op == "Conv" => (channels, t.len() / channels.max(1)),
+            _ => continue,
+        };
         if node.op == "Gather" && rows < MIN_ROWS {
             continue;
         }
@@ -30,8 +37,7 @@ pub(super) fn quantize(graph: &mut Graph) -> Result<usize, GraphError> {
             None => {
                 let (q, scale) = symmetric(t.as_slice()?, cols, axis);
                 let name = graph.value(weight).name.clone();
-                let q =
-                    graph.add_constant(&format!("{name}.int8"), Tensor::new(&[rows, cols], &q)?);
+                let q = graph.add_constant(&format!("{name}.int8"), Tensor::new(&shape, &q)?);
                 let scale = graph.add_constant(&format!("{name}.scale"), Tensor::vector(&scale));
                 let value = Value {
                     name: graph.fresh_name(&format!("{name}.float")),

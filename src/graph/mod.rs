@@ -14,12 +14,15 @@
 
 mod attrs;
 pub mod canonical;
+mod dequantize;
 mod error;
 pub mod frozen;
 mod infer;
 mod ir;
 pub mod onnx;
 pub mod sites;
+
+pub(crate) use dequantize::constant as dequantized_constant;
 
 pub use attrs::{Attr, Attrs};
 pub use error::GraphError;

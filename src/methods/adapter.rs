@@ -1,6 +1,6 @@
 use super::{
     Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, layers,
+    head, layers, need_blocks,
 };
 use crate::attach::{Activation, Attachment, Place};
 use crate::backbone::Manifest;
@@ -42,6 +42,7 @@ impl Method for Adapter {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         let d = backbone.sites.width;
         let m = match settings.text("bottleneck")? {
             "auto" => (d / 16).max(4),

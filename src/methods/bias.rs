@@ -6,7 +6,7 @@ use crate::backbone::Manifest;
 use crate::graph::sites::Role;
 
 /// Bias tuning (BitFit, Ben Zaken et al. 2021, arXiv 2106.10199): an offset on the output of every
-/// linear layer and normalisation.
+/// linear layer, normalisation and convolution.
 pub(super) struct Bias;
 
 impl Method for Bias {
@@ -15,7 +15,7 @@ impl Method for Bias {
     }
 
     fn summary(&self) -> &'static str {
-        "offsets on linear layers and normalisations (BitFit, arXiv 2106.10199)"
+        "offsets on linear layers, normalisations and convolutions (BitFit, arXiv 2106.10199)"
     }
 
     fn settings(&self) -> &'static [Setting] {
@@ -62,6 +62,9 @@ impl Method for Bias {
                 let name = format!("bias.{}.{}", l.layer, l.role.name());
                 add(name, l.outputs, OffsetSite::Linear(l.layer, l.role));
             }
+        }
+        for (i, c) in sites.cnn.iter().flat_map(|c| &c.convs).enumerate() {
+            add(format!("bias.conv.{i}"), c.outputs, OffsetSite::Conv(i));
         }
         for n in sites.norms.iter().filter(|_| all) {
             add(format!("bias.{}", n.name), sites.width, OffsetSite::Norm(n.name.clone()));

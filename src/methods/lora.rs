@@ -1,6 +1,6 @@
 use super::{
     Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, layers,
+    head, layers, need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -42,6 +42,7 @@ impl Method for Lora {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         let rank = settings.count("rank", 1..=256)?;
         let scale = settings.positive("alpha")? / rank as f32;
         let (mut tensors, head) = head(backbone, classes, settings)?;

@@ -57,7 +57,7 @@ pub trait Method: Send + Sync {
 pub const COMMON_SETTINGS: &[Setting] = &[Setting {
     name: "pooling",
     default: "auto",
-    help: "feature from the last hidden state: mean, cls, or auto (the backbone's own)",
+    help: "feature: mean or cls of the last hidden state, output (the model's own), or auto (the backbone's)",
 }];
 
 /// Defaults for training, tuned for few shots.
@@ -229,21 +229,35 @@ fn head(
     classes: usize,
     settings: &Settings,
 ) -> Result<(Vec<TensorSpec>, Attachment), MethodError> {
-    let d = backbone.sites.width;
+    let pooling = pooling(backbone, settings)?;
+    let d = backbone.feature_width(pooling);
     let tensors = vec![
         TensorSpec::new("head.weight", &[classes, d], Init::HeadWeight),
         TensorSpec::new("head.bias", &[classes], Init::HeadBias),
     ];
-    let pooling = pooling(backbone, settings)?;
     Ok((tensors, Attachment::Head { pooling, classifier: Classifier::Linear }))
 }
 
 fn pooling(backbone: &Manifest, settings: &Settings) -> Result<Pooling, MethodError> {
-    Ok(match settings.choice("pooling", &["auto", "mean", "cls"])? {
+    let chosen = match settings.choice("pooling", &["auto", "mean", "cls", "output"])? {
         "mean" => Pooling::Mean,
         "cls" => Pooling::Cls,
+        "output" => Pooling::Output,
         _ => backbone.pooling,
-    })
+    };
+    match backbone.sites.lacks(chosen) {
+        None => Ok(chosen),
+        Some(reason) => Err(settings.bad("pooling", format!("another, as {reason}"))),
+    }
+}
+
+/// Refuses a backbone without transformer blocks.
+fn need_blocks(backbone: &Manifest, method: &'static str) -> Result<(), MethodError> {
+    if !backbone.sites.layers.is_empty() {
+        return Ok(());
+    }
+    let (needs, backbone) = ("transformer blocks".into(), backbone.name.clone());
+    Err(MethodError::Backbone { method, needs, backbone })
 }
 
 /// Refuses a backbone that does not read pictures.

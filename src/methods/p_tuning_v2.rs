@@ -1,5 +1,5 @@
 use super::prefix_tuning::{POSITION, kv_plan};
-use super::{Hyperparameters, Method, MethodError, Plan, Setting, Settings};
+use super::{Hyperparameters, Method, MethodError, Plan, Setting, Settings, need_blocks};
 use crate::backbone::Manifest;
 
 /// P-tuning v2 (Liu et al. 2021, arXiv 2110.07602): prefix-tuning of an encoder, its keys and
@@ -29,6 +29,7 @@ impl Method for PTuningV2 {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         kv_plan(backbone, classes, settings)
     }
 }

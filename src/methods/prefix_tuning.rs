@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use super::{
     Hyperparameters, Init, Method, MethodError, Plan, Reparameterisation, Setting, Settings,
-    TensorSpec, Training, head,
+    TensorSpec, Training, head, need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -51,6 +51,7 @@ impl Method for PrefixTuning {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         let mut plan = kv_plan(backbone, classes, settings)?;
         if settings.flag("projection")? {
             plan.training = Training::Through(Box::new(Projection {

@@ -1,5 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training, head,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
+    head, need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -31,6 +32,7 @@ impl Method for PromptTuning {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         prompt_plan(backbone, classes, settings)
     }
 }

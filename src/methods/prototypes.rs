@@ -36,12 +36,13 @@ impl Method for Prototypes {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        let pooling = pooling(backbone, settings)?;
+        let width = backbone.feature_width(pooling);
         let tensors = vec![
-            TensorSpec::new("prototypes.mean", &[classes, backbone.sites.width], Init::ClassMeans),
+            TensorSpec::new("prototypes.mean", &[classes, width], Init::ClassMeans),
             TensorSpec::new("prototypes.count", &[classes], Init::ClassMeans),
         ];
         let classifier = Classifier::Prototypes { scale: settings.positive("scale")? };
-        let pooling = pooling(backbone, settings)?;
         Ok(Plan {
             tensors,
             attachments: vec![Attachment::Head { pooling, classifier }],

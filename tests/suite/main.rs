@@ -1,6 +1,7 @@
 //! All integration tests, in one binary so that the engine is linked once.
 
 mod attach;
+mod backbones;
 mod bad_input;
 mod calibrate;
 mod cli;

@@ -62,6 +62,7 @@ pub fn backbone_text(m: &Manifest) -> String {
     let kind = match s.modality {
         Modality::Text => "text",
         Modality::Image => "pictures",
+        Modality::Audio => "sounds",
     };
     row(
         "family",

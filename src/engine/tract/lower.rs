@@ -17,7 +17,7 @@ use super::integers::CastToI64;
 use super::log_softmax::LogSoftmax;
 use super::panels::Direction;
 use super::stored::Stored;
-use crate::graph::{Dim, Graph, Node, ValueId, onnx};
+use crate::graph::{Dim, Graph, Node, ValueId, dequantized_constant, onnx};
 use crate::tensor::{DType, Tensor as Ours};
 
 /// The size that an input dimension must have.
@@ -144,6 +144,13 @@ impl<'a> Lowering<'a> {
 
     fn node(&mut self, n: usize, node: &Node) -> TractResult<()> {
         if self.biases.added.contains(&n) {
+            return Ok(());
+        }
+        // Weights of convolutions are stored as int8; a program has them in f32.
+        if let Some(float) = dequantized_constant(self.graph, node)? {
+            let v = node.output()?;
+            let outlet = self.model.add_const(self.name(v), convert::to_tract(&float)?)?;
+            self.outlets.insert(v, outlet);
             return Ok(());
         }
         let (op, inputs) = match node.op.as_str() {

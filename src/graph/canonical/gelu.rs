@@ -77,9 +77,22 @@ fn tanh_input(graph: &Graph, index: &Index, v: ValueId) -> Option<ValueId> {
     let (a, b) = operands(made(sum, "Add")?)?;
     [(a, b), (b, a)].into_iter().find_map(|(x, cubic)| {
         let (power, c) = with_scalar(graph, made(cubic, "Mul")?)?;
-        let (base, e) = with_scalar(graph, made(power, "Pow")?)?;
-        (near(c, 0.044_715) && e == 3.0 && base == x).then_some(x)
+        (near(c, 0.044_715) && is_cube(graph, index, power, x)).then_some(x)
     })
+}
+
+/// True for `Pow(x, 3)` and for x * (x * x).
+fn is_cube(graph: &Graph, index: &Index, v: ValueId, x: ValueId) -> bool {
+    let Some(node) = index.producer(v).map(|p| &graph.nodes[p]) else { return false };
+    let square = |v: ValueId| {
+        let node = index.producer(v).map(|p| &graph.nodes[p]);
+        node.is_some_and(|n| n.op == "Mul" && operands(n) == Some((x, x)))
+    };
+    match node.op.as_str() {
+        "Pow" => with_scalar(graph, node) == Some((x, 3.0)),
+        "Mul" => operands(node).is_some_and(|(a, b)| a == x && square(b) || b == x && square(a)),
+        _ => false,
+    }
 }
 
 /// The value that is 0.5 * x * (1 + v), with the three factors in any order.

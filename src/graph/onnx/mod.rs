@@ -2,6 +2,7 @@
 
 mod external;
 mod lift;
+mod quantized;
 mod read;
 mod tensors;
 mod write;
@@ -9,7 +10,7 @@ mod write;
 use std::path::PathBuf;
 
 pub use external::{ExternalData, ExternalError};
-pub use read::{parse, read};
+pub use read::{PICTURE, parse, read, read_sized};
 pub(super) use tensors::dtype;
 pub(crate) use write::attribute;
 pub use write::{FileModel, write};

@@ -10,19 +10,32 @@ use tract_onnx::pb::{
 
 use super::tensors::ParseError;
 use super::{
-    ExternalData, MAX_MODEL_BYTES, MAX_NODES, MAX_RANK, MAX_VALUE_BYTES, OnnxError, lift, tensors,
+    ExternalData, MAX_MODEL_BYTES, MAX_NODES, MAX_RANK, MAX_VALUE_BYTES, OnnxError, lift,
+    quantized, tensors,
 };
 use crate::graph::ir::{Node, Value, ValueId};
 use crate::graph::{Attr, Attrs, Dim, Graph, GraphError};
 use crate::tensor::byte_len;
 
+/// Height and width of pictures where a model leaves them free: what most are trained on.
+pub const PICTURE: usize = 224;
+
 /// Reads a model file and its external data, lifts it to the present operator set and infers all
 /// shapes. A free first dimension of an input is the batch; other free dimensions get probe sizes
-/// by their names.
+/// by their names. Operators over quantized activations (`QLinearConv` and its like) become the
+/// float operators they stand for.
 ///
 /// # Errors
 /// [`OnnxError`] naming the file, and the node or tensor where there is one.
 pub fn read(path: &Path) -> Result<Graph, OnnxError> {
+    read_sized(path, PICTURE)
+}
+
+/// As [`read`], with pictures of that height and width where the model leaves them free.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_sized(path: &Path, picture: usize) -> Result<Graph, OnnxError> {
     let io = |source| OnnxError::Io { path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(io)?;
     if !meta.is_file() || meta.len() > MAX_MODEL_BYTES {
@@ -33,7 +46,7 @@ pub fn read(path: &Path) -> Result<Graph, OnnxError> {
     }
     let bytes = std::fs::read(path).map_err(io)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    parse(&bytes, path, ExternalData::in_folder(folder))
+    graph(&bytes, ExternalData::in_folder(folder), picture).map_err(|e| e.at(path))
 }
 
 /// As [`read`], from bytes; `path` is only named in errors.
@@ -41,10 +54,10 @@ pub fn read(path: &Path) -> Result<Graph, OnnxError> {
 /// # Errors
 /// As [`read`].
 pub fn parse(bytes: &[u8], path: &Path, external: ExternalData) -> Result<Graph, OnnxError> {
-    graph(bytes, external).map_err(|e| e.at(path))
+    graph(bytes, external, PICTURE).map_err(|e| e.at(path))
 }
 
-fn graph(bytes: &[u8], mut external: ExternalData) -> Result<Graph, ParseError> {
+fn graph(bytes: &[u8], mut external: ExternalData, picture: usize) -> Result<Graph, ParseError> {
     // prost refuses messages nested deeper than 100, so hostile nesting cannot exhaust the stack.
     let model = ModelProto::decode(bytes).map_err(|e| GraphError::Onnx(brief(&e)))?;
     let opset = model
@@ -76,9 +89,19 @@ fn graph(bytes: &[u8], mut external: ExternalData) -> Result<Graph, ParseError> 
         ids.insert(t.name.clone(), graph.add_constant(&t.name, tensor));
     }
     let mut probes = DimProbes::default();
-    for input in proto.input.iter().filter(|i| !proto.initializer.iter().any(|t| t.name == i.name))
-    {
-        let (dtype, shape) = input_type(input, &mut probes)?;
+    let fed: Vec<_> = proto
+        .input
+        .iter()
+        .filter(|i| !proto.initializer.iter().any(|t| t.name == i.name))
+        .collect();
+    for input in &fed {
+        let (dtype, mut shape) = input_type(input, &mut probes)?;
+        // With other inputs beside it, this may be an attention mask.
+        if fed.len() == 1 && dtype.is_float() && shape.len() == 4 {
+            for d in shape[2..].iter_mut().filter(|d| d.constant().is_none()) {
+                *d = Dim::fixed(picture);
+            }
+        }
         ids.insert(input.name.clone(), graph.add_input(&input.name, dtype, &shape)?);
     }
     nodes(&proto, &mut graph, &mut ids, &mut external)?;
@@ -87,6 +110,7 @@ fn graph(bytes: &[u8], mut external: ExternalData) -> Result<Graph, ParseError> 
         graph.outputs.push(*id);
     }
     lift::lift(&mut graph, opset)?;
+    quantized::to_float(&mut graph)?;
     graph.infer_all()?;
     Ok(graph)
 }
@@ -141,7 +165,9 @@ fn nodes(
         };
         // Gelu was a contributed operator before it became a standard one.
         let known_domain = matches!(node.domain.as_str(), "" | "ai.onnx")
-            || (node.domain == "com.microsoft" && node.op_type == "Gelu");
+            || (node.domain == "com.microsoft"
+                && (node.op_type == "Gelu"
+                    || quantized::CONTRIBUTED.contains(&node.op_type.as_str())));
         if !known_domain {
             return Err(read.unsupported(&format!("domain `{}`", node.domain)).into());
         }

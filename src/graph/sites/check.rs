@@ -7,7 +7,11 @@ impl Sites {
     /// # Errors
     /// The first site that is not, and why. It is empty where the numbers alone cannot be right.
     pub fn check(&self, graph: &Graph) -> Result<(), (String, String)> {
-        if self.heads == 0 || self.width == 0 || !self.width.is_multiple_of(self.heads) {
+        let heads = match self.heads {
+            0 => self.layers.is_empty() && self.cnn.is_some(),
+            heads => self.width.is_multiple_of(heads),
+        };
+        if !heads || self.width == 0 {
             let reason = format!("{} heads do not divide a width of {}", self.heads, self.width);
             return Err((String::new(), reason));
         }
@@ -23,11 +27,33 @@ impl Sites {
             Some(have) if have == want => Ok(()),
             have => Err((name.clone(), format!("its width is {have:?}, expected {want}"))),
         };
-        for name in [&self.tokens.value, &self.hidden] {
-            rank(name, &[3])?;
-            width(name, self.width)?;
+        let channels = |name: &String, want: usize| {
+            rank(name, &[4])?;
+            let have = graph.shape(value(name)?)[1].constant();
+            let reason = || format!("it has {have:?} channels, expected {want}");
+            if have == Some(want) { Ok(()) } else { Err((name.clone(), reason())) }
+        };
+        match &self.cnn {
+            Some(cnn) => {
+                channels(&self.hidden, self.width)?;
+                for c in &cnn.convs {
+                    channels(&c.input, c.inputs)?;
+                    channels(&c.output, c.outputs)?;
+                }
+                for b in &cnn.blocks {
+                    channels(&b.input, b.inputs)?;
+                    channels(&b.branch, b.outputs)?;
+                    channels(&b.output, b.outputs)?;
+                }
+            }
+            None => {
+                for name in [&self.tokens.value, &self.hidden] {
+                    rank(name, &[3])?;
+                    width(name, self.width)?;
+                }
+            }
         }
-        rank(&self.input, &[2, 4])?;
+        rank(&self.input, &[2, 3, 4])?;
         for name in [&self.mask, &self.types, &self.pooled].into_iter().flatten() {
             rank(name, &[2])?;
         }

@@ -1,9 +1,7 @@
-use std::collections::HashSet;
-
-use super::attention::{self, Attention};
+use super::walk::{Linear, Walk};
 use super::{LayerSite, LinearSite, Modality, NormSite, PositionSite, Role, Sites, TokenSite};
-use crate::graph::{Dim, Graph, Index, ValueId};
-use crate::tensor::DType;
+use super::{attention, cnn};
+use crate::graph::{Dim, Graph, ValueId};
 
 /// The graph does not look like a backbone that edge-tune knows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,12 +12,12 @@ pub struct SiteError {
 }
 
 impl SiteError {
-    fn new(what: &'static str, reason: impl Into<String>) -> SiteError {
+    pub(super) fn new(what: &'static str, reason: impl Into<String>) -> SiteError {
         SiteError { what, reason: reason.into() }
     }
 }
 
-/// Finds all sites of a canonical transformer encoder.
+/// Finds all sites of a canonical transformer encoder or convolutional network.
 ///
 /// # Errors
 /// [`SiteError`] saying what was looked for and what was found instead.
@@ -27,26 +25,14 @@ pub fn discover(graph: &Graph) -> Result<Sites, SiteError> {
     let index = graph.index();
     let found = attention::find(graph, &index);
     let softmaxes = graph.nodes.iter().filter(|n| n.op == "Softmax").count();
+    if found.is_empty() && cnn::is_one(graph) {
+        return cnn::discover(graph, &index);
+    }
     if found.is_empty() || found.len() != softmaxes {
         let reason = format!("{} of {softmaxes} softmax nodes belong to one", found.len());
         return Err(SiteError::new("every attention", reason));
     }
     Walk { graph, index: &index, found: &found }.sites()
-}
-
-struct Walk<'a> {
-    graph: &'a Graph,
-    index: &'a Index,
-    found: &'a [Attention],
-}
-
-/// A linear layer: MatMul with a constant matrix and perhaps the Add of its bias.
-#[derive(Clone, Copy)]
-struct Linear {
-    input: ValueId,
-    output: ValueId,
-    inputs: usize,
-    outputs: usize,
 }
 
 impl Walk<'_> {
@@ -122,13 +108,8 @@ impl Walk<'_> {
         }
         let hidden = self.hidden(layers.last().map(|l| l.ffn_output.as_str()), &mut norms)?;
         let first = layers.first().map(|l| l.input.clone()).unwrap_or_default();
-        if !pre_norm {
-            norms.extend(
-                g.find(&first)
-                    .filter(|&v| self.is_norm(v))
-                    .map(|v| ("embedding_norm".to_owned(), v)),
-            );
-        }
+        let embedded = g.find(&first).filter(|&v| self.is_norm(v));
+        norms.extend(embedded.map(|v| ("embedding_norm".to_owned(), v)));
         let width = g.width(hidden).ok_or_else(|| SiteError::new("the width", "it varies"))?;
         let words = self.words(input);
         let tokens = match (modality, words) {
@@ -139,13 +120,15 @@ impl Walk<'_> {
                     "no table is read by the token ids",
                 ));
             }
-            (Modality::Image, _) => TokenSite { value: first, after: 1 },
+            (Modality::Image | Modality::Audio, _) => TokenSite { value: first, after: 1 },
         };
         let types = self.ids_inputs().into_iter().find(|&v| v != input && self.words(v).is_some());
         let mask = self.ids_inputs().into_iter().find(|&v| v != input && Some(v) != types);
         let positions =
             if modality == Modality::Text { self.positions(input, types, width) } else { None };
-        let pooled = g.outputs.iter().find(|&&o| g.rank(o) == 2 && g.width(o) == Some(width));
+        let pooled = self.pooled(width, modality);
+        norms.extend(self.class_norm(hidden, pooled).map(|v| ("final_norm".to_owned(), v)));
+        let pooled_width = pooled.and_then(|p| g.width(p)).filter(|&w| w != width);
         let sites = Sites {
             modality,
             width,
@@ -160,10 +143,12 @@ impl Walk<'_> {
                 .map(|(name, v)| NormSite { name, output: self.name(v) })
                 .collect(),
             hidden: self.name(hidden),
-            pooled: pooled.map(|&v| self.name(v)),
+            pooled: pooled.map(|v| self.name(v)),
             input: self.name(input),
             mask: mask.map(|v| self.name(v)),
             types: types.map(|v| self.name(v)),
+            pooled_width,
+            cnn: None,
         };
         match sites.check(g) {
             Ok(()) => Ok(sites),
@@ -173,28 +158,15 @@ impl Walk<'_> {
         }
     }
 
-    fn name(&self, v: ValueId) -> String {
-        self.graph.value(v).name.clone()
-    }
-
-    fn output(&self, n: usize) -> ValueId {
-        // Every node that is walked over has an output; the discovery reads no others.
-        self.graph.nodes[n].outputs.iter().flatten().copied().next().unwrap_or(ValueId(0))
-    }
-
-    fn made_by(&self, v: ValueId) -> Option<&crate::graph::Node> {
-        self.index.producer(v).map(|n| &self.graph.nodes[n])
-    }
-
-    fn is_norm(&self, v: ValueId) -> bool {
-        self.made_by(v).is_some_and(|n| n.op == "LayerNormalization")
-    }
-
     fn input(&self) -> Result<(Modality, ValueId), SiteError> {
         let g = self.graph;
         let picture = g.inputs.iter().find(|&&v| g.rank(v) == 4 && g.value(v).dtype.is_float());
         if let Some(&v) = picture {
             return Ok((Modality::Image, v));
+        }
+        let sound = g.inputs.iter().find(|&&v| g.rank(v) == 3 && g.value(v).dtype.is_float());
+        if let Some(&v) = sound {
+            return Ok((Modality::Audio, v));
         }
         // The token ids read the table with the most rows.
         let rows = |v: ValueId| self.table_read_by(v).and_then(|t| g.shape(t)[0].constant());
@@ -202,45 +174,42 @@ impl Walk<'_> {
         ids.max_by_key(|&v| rows(v)).map(|v| (Modality::Text, v)).ok_or_else(|| {
             SiteError::new(
                 "the input",
-                "neither pixels [B, C, H, W] nor token ids [B, S] that read a table",
+                "neither pixels [B, C, H, W], sound features [B, T, F] nor token ids [B, S] that read a table",
             )
         })
     }
 
-    fn ids_inputs(&self) -> Vec<ValueId> {
+    /// The model's own pooled output: as wide as the hidden state, or a projection of that, which
+    /// has no bias.
+    fn pooled(&self, width: usize, modality: Modality) -> Option<ValueId> {
         let g = self.graph;
-        g.inputs
-            .iter()
-            .copied()
-            .filter(|&v| g.rank(v) == 2 && g.shape(v)[0] == Dim::BATCH)
-            .collect()
+        let flat = || g.outputs.iter().copied().filter(|&o| g.rank(o) == 2);
+        let projection = |o: &ValueId| {
+            let linear = self.index.producer(*o).and_then(|n| self.linear_at(n));
+            linear.is_some_and(|l| l.output == *o && l.inputs == width && g.rank(l.input) == 2)
+        };
+        let same = flat().find(|&o| g.width(o) == Some(width));
+        same.or_else(|| flat().find(projection).filter(|_| modality == Modality::Image))
     }
 
-    fn gather_of(&self, ids: ValueId) -> Option<usize> {
-        let reads = self.index.consumers(ids);
-        reads
-            .iter()
-            .map(|r| r.0)
-            .find(|&n| self.is_table_gather(n) && self.graph.nodes[n].input(1) == Ok(ids))
-    }
-
-    fn is_table_gather(&self, n: usize) -> bool {
-        let node = &self.graph.nodes[n];
-        node.op == "Gather"
-            && node.attrs.int("axis").unwrap_or(0) == 0
-            && node.input(0).is_ok_and(|t| {
-                self.graph
-                    .constant(t)
-                    .is_some_and(|t| t.shape().len() == 2 && t.dtype() == DType::F32)
-            })
-    }
-
-    fn table_read_by(&self, ids: ValueId) -> Option<ValueId> {
-        self.graph.nodes[self.gather_of(ids)?].input(0).ok()
-    }
-
-    fn words(&self, ids: ValueId) -> Option<ValueId> {
-        self.gather_of(ids).map(|n| self.output(n))
+    /// The normalisation of the class row alone, on the way from the hidden state to the pooled
+    /// output.
+    fn class_norm(&self, hidden: ValueId, pooled: Option<ValueId>) -> Option<ValueId> {
+        let mut v = pooled?;
+        while !self.is_norm(v) {
+            let node = self.made_by(v)?;
+            v = match node.op.as_str() {
+                "MatMul" | "Squeeze" | "Reshape" | "Flatten" => node.input(0).ok()?,
+                _ => return None,
+            };
+        }
+        let mut row = self.made_by(v)?.input(0).ok()?;
+        while row != hidden {
+            let node = self.made_by(row)?;
+            let selects = matches!(node.op.as_str(), "Gather" | "Slice" | "Squeeze" | "Reshape");
+            row = node.input(0).ok().filter(|_| selects)?;
+        }
+        Some(v)
     }
 
     fn positions(
@@ -262,105 +231,6 @@ impl Walk<'_> {
         let node = &g.nodes[n];
         let indices = node.input(1).ok()?;
         Some(PositionSite { value: self.name(self.output(n)), indices: self.name(indices), rows })
-    }
-
-    /// The linear layer at node `n`.
-    fn linear_at(&self, n: usize) -> Option<Linear> {
-        let (g, node) = (self.graph, &self.graph.nodes[n]);
-        let (input, weight) = (node.input(0).ok()?, node.input(1).ok()?);
-        let &[inputs, outputs] = g.constant(weight)?.shape() else { return None };
-        if node.op != "MatMul" || g.constant(input).is_some() {
-            return None;
-        }
-        let product = self.output(n);
-        let biased = match self.index.consumers(product) {
-            &[(add, _)] if g.nodes[add].op == "Add" => {
-                let bias = |v: &&ValueId| g.constant(**v).is_some_and(|t| t.shape() == [outputs]);
-                g.nodes[add].inputs.iter().flatten().find(bias).map(|_| self.output(add))
-            }
-            _ => None,
-        };
-        Some(Linear { input, output: biased.unwrap_or(product), inputs, outputs })
-    }
-
-    /// The linear layer whose output is `v`, looking through scalings.
-    fn linear_of(&self, mut v: ValueId) -> Option<Linear> {
-        loop {
-            let n = self.index.producer(v)?;
-            let node = &self.graph.nodes[n];
-            if let Some(l) = self.linear_at(n) {
-                return Some(l);
-            }
-            v = match node.op.as_str() {
-                "Add" | "Mul" | "Div" => {
-                    *node.inputs.iter().flatten().find(|&&i| self.graph.constant(i).is_none())?
-                }
-                "Cast" | "Reshape" => node.input(0).ok()?,
-                _ => return None,
-            };
-        }
-    }
-
-    /// The first linear layer that reads `v`, through reshapes and activations; through a
-    /// normalisation only if `norms`.
-    fn next_linear(&self, v: ValueId, norms: bool) -> Option<Linear> {
-        let (mut seen, mut stack) = (HashSet::new(), vec![v]);
-        while let Some(v) = stack.pop() {
-            if !seen.insert(v) {
-                continue;
-            }
-            let users = self.index.consumers(v);
-            if let Some(l) = users.iter().filter(|u| u.1 == 0).find_map(|u| self.linear_at(u.0)) {
-                return Some(l);
-            }
-            let passes = |n: usize| match self.graph.nodes[n].op.as_str() {
-                "Transpose" | "Reshape" | "Cast" | "Gelu" | "Relu" | "Tanh" | "Sigmoid" | "Mul"
-                | "Erf" | "HardSigmoid" | "Clip" => true,
-                "LayerNormalization" => norms,
-                _ => false,
-            };
-            // The first reader is walked first.
-            let next = users.iter().rev().filter(|u| passes(u.0));
-            stack.extend(next.map(|u| self.output(u.0)));
-        }
-        None
-    }
-
-    /// The residual stream in front of a block whose query layer reads `normed`, and whether the
-    /// block normalises its input.
-    fn layer_input(&self, normed: ValueId) -> (ValueId, bool) {
-        let adds = |v: ValueId| {
-            self.index.consumers(v).iter().any(|&(n, _)| {
-                let node = &self.graph.nodes[n];
-                node.op == "Add"
-                    && node.inputs.iter().flatten().all(|&i| self.graph.constant(i).is_none())
-            })
-        };
-        match self.made_by(normed).filter(|n| n.op == "LayerNormalization").map(|n| n.input(0)) {
-            Some(Ok(before)) if adds(before) && !adds(normed) => (before, true),
-            _ => (normed, false),
-        }
-    }
-
-    /// The sum of the residual stream and a sublayer's output.
-    fn residual_sum(&self, output: ValueId) -> Option<ValueId> {
-        self.index
-            .consumers(output)
-            .iter()
-            .map(|u| u.0)
-            .find(|&n| {
-                let node = &self.graph.nodes[n];
-                node.op == "Add"
-                    && node.inputs.iter().flatten().all(|&i| self.graph.constant(i).is_none())
-            })
-            .map(|n| self.output(n))
-    }
-
-    /// The normalisation that reads `v`, if there is exactly one.
-    fn norm_after(&self, v: ValueId) -> Option<ValueId> {
-        let mut norms =
-            self.index.consumers(v).iter().map(|u| self.output(u.0)).filter(|&o| self.is_norm(o));
-        norms.next().filter(|_| norms.next().is_none())
     }
 
     /// The last hidden state: an output `[B, S, d]`, else what follows the last block.

@@ -5,7 +5,9 @@
 
 pub(crate) mod attention;
 mod check;
+mod cnn;
 mod discover;
+mod walk;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +19,10 @@ pub use discover::{SiteError, discover};
 pub enum Modality {
     /// Token ids.
     Text,
-    /// Picture patches.
+    /// Picture patches, or the pixels of a convolutional network.
     Image,
+    /// Frames of sound features: the input is f32 `[B, T, F]`.
+    Audio,
 }
 
 /// Every place where something can attach.
@@ -28,11 +32,12 @@ pub struct Sites {
     pub modality: Modality,
     /// Width d of the residual stream.
     pub width: usize,
-    /// Attention heads H.
+    /// Attention heads H; 0 without attention.
     pub heads: usize,
     /// True if each sublayer normalises its input (ViT, GPT-2), false if its output (BERT).
     pub pre_norm: bool,
-    /// Where token rows are put.
+    /// Where token rows are put; nowhere in a convolutional network.
+    #[serde(default, skip_serializing_if = "TokenSite::is_absent")]
     pub tokens: TokenSite,
     /// Where the position table is read, in models with learned absolute positions over tokens.
     pub positions: Option<PositionSite>,
@@ -42,25 +47,88 @@ pub struct Sites {
     pub linears: Vec<LinearSite>,
     /// Layer normalisations.
     pub norms: Vec<NormSite>,
-    /// The last hidden state `[B, S, d]`.
+    /// The last hidden state `[B, S, d]`; the last feature map `[B, d, H, W]` of a convolutional
+    /// network.
     pub hidden: String,
-    /// The model's own pooled output `[B, d]`, if it is exported.
+    /// The model's own pooled output, if it is exported: `[B, d]`, or `[B, pooled_width]`.
     pub pooled: Option<String>,
-    /// Input with token ids or pixels.
+    /// Input with token ids, pixels or sound features.
     pub input: String,
     /// Input with the padding mask `[B, S]`.
     pub mask: Option<String>,
     /// Input with the segment ids `[B, S]`.
     pub types: Option<String>,
+    /// Width of the pooled output where it is not d.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooled_width: Option<usize>,
+    /// The convolutions and blocks of a convolutional network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cnn: Option<CnnSites>,
+}
+
+/// Where things attach in a convolutional network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CnnSites {
+    /// Every convolution on the way to the feature, first to last.
+    pub convs: Vec<ConvSite>,
+    /// Residual blocks and inverted bottlenecks, first to last.
+    pub blocks: Vec<BlockSite>,
+}
+
+/// A convolution, with the batch normalisation that was folded into it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConvSite {
+    /// x, `[B, inputs, H, W]`.
+    pub input: String,
+    /// y, `[B, outputs, H', W']`, bias included.
+    pub output: String,
+    /// Channels of x.
+    pub inputs: usize,
+    /// Channels of y.
+    pub outputs: usize,
+    /// Height and width of the kernel. The weight is `[outputs, inputs / groups, kernel..]`.
+    pub kernel: Vec<usize>,
+    /// Groups.
+    pub groups: usize,
+    /// The block it lies in.
+    pub block: Option<usize>,
+}
+
+/// A block of a convolutional network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockSite {
+    /// What enters, `[B, inputs, H, W]`.
+    pub input: String,
+    /// Output of the main branch, before the residual addition if there is one.
+    pub branch: String,
+    /// What leaves, `[B, outputs, H / stride, W / stride]`.
+    pub output: String,
+    /// Channels that enter.
+    pub inputs: usize,
+    /// Channels that leave.
+    pub outputs: usize,
+    /// True if the branch is added to a shortcut.
+    pub adds: bool,
+    /// Height that enters over height that leaves.
+    pub stride: usize,
+    /// Blocks of one stage have one size of feature map.
+    pub stage: usize,
 }
 
 /// Where token rows are put.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenSite {
-    /// The value `[B, S, d]`.
+    /// The value `[B, S, d]`; empty where there is none.
     pub value: String,
-    /// How many rows stay in front: 0 for text, 1 (the class row) for pictures.
+    /// How many rows stay in front: 0 for text, 1 (the class row) for pictures and sounds.
     pub after: usize,
+}
+
+impl TokenSite {
+    /// True if token rows have no place.
+    pub fn is_absent(&self) -> bool {
+        self.value.is_empty()
+    }
 }
 
 /// The look-up in the table of learned positions.
@@ -145,7 +213,7 @@ pub struct LinearSite {
 pub struct NormSite {
     /// `embedding_norm`, `{layer}.attention_norm`, `{layer}.ffn_norm` or `final_norm`.
     pub name: String,
-    /// Its output `[B, S, d]`.
+    /// Its output `[B, S, d]`; `[B, d]` where only the class row is normalised.
     pub output: String,
 }
 
