@@ -206,6 +206,21 @@ fn a_front_end_belongs_to_the_digest() {
     assert_eq!(Backbone::load(&out).unwrap_err().code(), "backbone.io");
 }
 
+/// Manifests that were written before there were sounds and convolutions keep their digest: what
+/// text models do not have is not written at all.
+#[test]
+fn text_manifests_stay_as_they_were() {
+    let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/minilm-l6");
+    Backbone::load(&bundled).unwrap().verify().unwrap();
+    for (name, fields) in [("bert-dynamo", 14), ("vit-dynamo", 14)] {
+        let (_dir, backbone) = prepared(&export(name), Weights::Int8);
+        let manifest = serde_json::to_value(backbone.manifest()).unwrap();
+        assert!(manifest.get("frontend").is_none(), "{name}");
+        let sites = manifest["sites"].as_object().unwrap();
+        assert_eq!(sites.len(), fields, "{name}: {:?}", sites.keys().collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_pooling_that_cannot_be_is_refused() {
     for (name, pooling) in [("vit-dynamo", Pooling::Output), ("resnet-dynamo", Pooling::Cls)] {
