@@ -111,6 +111,13 @@ impl<'a> Lowering<'a> {
     }
 
     fn source(&mut self, v: ValueId, input: &Input) -> TractResult<()> {
+        for size in &input.dims {
+            if let Size::Free(i) = size {
+                // Running refuses empty inputs. Without this tract takes its slow path for every
+                // sum and product of values whose size it cannot prove to be above nothing.
+                self.model.symbols.add_assertion(format!("d{i} >= 1"))?;
+            }
+        }
         let shape: TVec<TDim> = input
             .dims
             .iter()
