@@ -115,6 +115,14 @@ pub enum BackboneError {
         /// What it said.
         source: crate::engine::EngineError,
     },
+    /// Pictures or sounds would not fit the model.
+    #[error("{}: {reason}", path.display())]
+    Preprocess {
+        /// The specification, front end or model.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
     /// The output directory holds something already.
     #[error("{} is not empty; choose another directory or remove it first", .0.display())]
     Occupied(PathBuf),
@@ -139,6 +147,7 @@ impl BackboneError {
             BackboneError::Pooling { .. } => "backbone.pooling",
             BackboneError::Differs { .. } => "backbone.differs",
             BackboneError::Engine { source, .. } => source.code(),
+            BackboneError::Preprocess { .. } => "backbone.preprocess",
             BackboneError::Occupied(_) => "backbone.occupied",
         }
     }

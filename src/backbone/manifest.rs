@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::BackboneError;
+use crate::data::MediaSpec;
 use crate::graph::canonical::MaskReport;
 use crate::graph::sites::Sites;
 
@@ -47,6 +48,9 @@ pub struct Manifest {
     /// The file with the graph that makes an audio backbone's input from sound, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontend: Option<String>,
+    /// How a picture or sound becomes the input; of its front end, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocess: Option<MediaSpec>,
     /// SPDX expression of the weights' licence, if it was given.
     pub licence: Option<String>,
     /// Where the weights come from, if it was given.
@@ -178,6 +182,9 @@ impl Manifest {
         if let Some(f) = manifest.frontend.iter().find(|f| !manifest.has(f)) {
             return Err(bad(format!("it does not list {f}")));
         }
+        if let Some(spec) = &manifest.preprocess {
+            spec.validate().map_err(|e| bad(e.to_string()))?;
+        }
         if manifest.digest != manifest.digest_now() {
             return Err(bad("the digest does not belong to it".into()));
         }
@@ -227,9 +234,15 @@ impl Manifest {
         // These types always serialize.
         let reading = serde_json::to_vec(&reading).unwrap_or_default();
         let reading = hex(&Sha256::digest(reading));
-        let frontend = self.frontend.iter().map(|f| format!("frontend - {f}\n"));
-        let frontend: String = frontend.collect();
-        hex(&Sha256::digest(format!("{files}reading - {reading}\n{frontend}")))
+        let mut more = String::new();
+        if let Some(file) = &self.frontend {
+            more.push_str(&format!("frontend - {file}\n"));
+        }
+        if let Some(spec) = &self.preprocess {
+            let spec = serde_json::to_vec(spec).unwrap_or_default();
+            more.push_str(&format!("preprocess - {}\n", hex(&Sha256::digest(spec))));
+        }
+        hex(&Sha256::digest(format!("{files}reading - {reading}\n{more}")))
     }
 
     /// Width of the feature under `pooling`.

@@ -8,7 +8,7 @@ use super::{
     BackboneError, FRONTEND_FILE, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report,
     TOKENIZER_FILE, WEIGHTS_FILE, Weights, quantize, site,
 };
-use crate::data::TextEncoder;
+use crate::data::{AudioSpec, ImageSpec, MediaSpec, Place, TextEncoder};
 use crate::engine::Engine;
 use crate::graph::canonical::{MaskReport, canonicalise, padding_masks};
 use crate::graph::sites::{Modality, Sites, discover};
@@ -16,6 +16,8 @@ use crate::graph::{Graph, GraphError, onnx};
 
 /// An int8 model whose hidden states point elsewhere than this is refused.
 const MIN_COSINE: f64 = 0.98;
+/// Samples per second of sounds: that of nearly all speech models.
+const SAMPLE_RATE: u32 = 16_000;
 /// Largest difference from the export with f32 weights.
 const MAX_DIFFERENCE: f32 = 1e-4;
 
@@ -30,6 +32,9 @@ pub struct Prepare {
     pub tokenizer: Option<PathBuf>,
     /// ONNX graph that turns sound into the features that an audio model reads.
     pub frontend: Option<PathBuf>,
+    /// `preprocessor_config.json` of Hugging Face or an image specification of ours; by default
+    /// pictures are stretched and their values lie in -1..1.
+    pub preprocess: Option<PathBuf>,
     /// Height and width of pictures where the model leaves them free; 224 by default.
     pub image_size: Option<usize>,
     /// How to store weights.
@@ -55,6 +60,7 @@ impl Prepare {
             out: out.into(),
             tokenizer: None,
             frontend: None,
+            preprocess: None,
             image_size: None,
             weights: Weights::default(),
             pooling: None,
@@ -216,6 +222,51 @@ fn write(
     result
 }
 
+/// How files become inputs of the model.
+fn preprocess(
+    options: &Prepare,
+    graph: &Graph,
+    sites: &Sites,
+) -> Result<Option<MediaSpec>, BackboneError> {
+    let in_graph = |source| BackboneError::Graph { path: options.model.clone(), source };
+    let fixed = |graph: &Graph, v| -> Vec<usize> {
+        graph.shape(v).iter().skip(1).filter_map(|d| d.constant()).collect()
+    };
+    if let (Modality::Audio, Some(path)) = (sites.modality, &options.frontend) {
+        let frontend = onnx::read(path)?;
+        let shape = frontend.inputs.first().map(|&v| fixed(&frontend, v)).unwrap_or_default();
+        let &[samples] = shape.as_slice() else {
+            let reason = format!("its input is [batch, {shape:?}], not [batch, samples]");
+            return Err(BackboneError::Preprocess { path: path.clone(), reason });
+        };
+        let sample_rate = SAMPLE_RATE;
+        return Ok(Some(MediaSpec::Audio(AudioSpec { sample_rate, samples, place: Place::Start })));
+    }
+    if sites.modality != Modality::Image {
+        return Ok(None);
+    }
+    let input = super::site(graph, &sites.input).map_err(in_graph)?;
+    let shape = fixed(graph, input);
+    let spec = match &options.preprocess {
+        Some(path) => {
+            let bytes = fs::read(path)
+                .map_err(|source| BackboneError::Io { path: path.clone(), source })?;
+            ImageSpec::from_json(&bytes, path)?
+        }
+        None => ImageSpec {
+            size: [shape.get(1).copied().unwrap_or(1), shape.get(2).copied().unwrap_or(1)],
+            ..ImageSpec::square(1, [0.5; 3], [0.5; 3])
+        },
+    };
+    let made = [spec.channels, spec.size[0], spec.size[1]];
+    if shape != made {
+        let path = options.preprocess.clone().unwrap_or_else(|| options.model.clone());
+        let reason = format!("it makes pictures of {made:?}, the model takes {shape:?}");
+        return Err(BackboneError::Preprocess { path, reason });
+    }
+    Ok(Some(MediaSpec::Image(spec)))
+}
+
 fn write_files(
     options: &Prepare,
     graph: &Graph,
@@ -266,6 +317,7 @@ fn write_files(
         weights: options.weights,
         pooling,
         frontend: options.frontend.as_ref().map(|_| FRONTEND_FILE.to_owned()),
+        preprocess: preprocess(options, graph, &sites)?,
         max_length: options.max_length.map_or(limit, |m| m.min(limit)),
         pad_id,
         licence: options.licence.as_ref().map(plain),

@@ -1,6 +1,6 @@
 use super::{
     Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, layers,
+    head, layers, need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -33,6 +33,7 @@ impl Method for Ia3 {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
+        need_blocks(backbone, self.name())?;
         let (mut tensors, head) = head(backbone, classes, settings)?;
         let mut attachments = Vec::new();
         for layer in layers(backbone, settings)? {

@@ -1,5 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training, head,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
+    head, need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -32,14 +33,8 @@ impl Method for Partial {
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
         let sites = &backbone.sites;
+        need_blocks(backbone, self.name())?;
         let count = sites.layers.len();
-        if count == 0 {
-            return Err(MethodError::Backbone {
-                method: "partial",
-                needs: "transformer blocks".into(),
-                backbone: backbone.name.clone(),
-            });
-        }
         let first = count - settings.count("k", 1..=count)?;
         let (mut tensors, head) = head(backbone, classes, settings)?;
         let mut attachments = Vec::new();

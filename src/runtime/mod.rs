@@ -2,6 +2,7 @@
 
 mod error;
 mod inputs;
+mod media;
 mod model;
 mod program;
 mod task;

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use serde::Serialize;
 
-use super::inputs::{Sample, encode_batch};
+use super::inputs::{InputLimit, Sample, encode_batch};
+use super::media::Reader;
 use super::program::{Compiled, served, signature};
 use super::task::Reserved;
 use super::{RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
-use crate::data::TextEncoder;
+use crate::data::{Dataset, Source, TextEncoder};
 use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::graph::sites::Modality;
@@ -27,6 +28,7 @@ pub struct Model {
     backbone: Arc<Backbone>,
     engine: Arc<dyn Engine>,
     encoder: Option<TextEncoder>,
+    reader: Option<Reader>,
     programs: Mutex<HashMap<String, Arc<Compiled>>>,
     active: ArcSwapOption<Active>,
     /// The last generation given out; held while swapping.
@@ -75,10 +77,15 @@ impl Model {
             }
             false => None,
         };
+        let reader = match backbone.sites().modality {
+            Modality::Text => None,
+            _ => Some(Reader::new(&backbone, &*engine)?),
+        };
         Ok(Model {
             backbone,
             engine,
             encoder,
+            reader,
             programs: Mutex::default(),
             active: ArcSwapOption::empty(),
             generation: Mutex::new(0),
@@ -115,6 +122,40 @@ impl Model {
             }
             .into()
         })
+    }
+
+    /// The sample in the bytes of a picture, sound or array file; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if it is no such file, [`RuntimeError::Input`] if the backbone takes text.
+    pub fn sample_of_file(&self, bytes: &[u8], path: &Path) -> Result<Sample, Error> {
+        let reader = self.reader.as_ref().ok_or_else(|| RuntimeError::Input {
+            backbone: self.backbone.manifest().name.clone(),
+            takes: "text",
+            given: "files",
+        })?;
+        reader.read(bytes, path)
+    }
+
+    /// The sample of row `row` of `data`; texts are cut to `limit`.
+    ///
+    /// # Errors
+    /// As [`Model::sample_of_file`], and if the row cannot be read or is of another kind.
+    pub fn sample(&self, data: &Dataset, row: usize, limit: InputLimit) -> Result<Sample, Error> {
+        let inline = matches!(data.source, Source::Inline);
+        match (&self.reader, inline) {
+            (None, true) => {
+                let text = data.rows.get(row).map_or("", |r| r.text.as_str());
+                Ok(limit.encode(self.encoder()?, text)?.into())
+            }
+            (Some(reader), false) => reader.read(&data.bytes(row)?, &data.file(row)),
+            (reader, _) => Err(RuntimeError::Input {
+                backbone: self.backbone.manifest().name.clone(),
+                takes: if reader.is_some() { "pictures, sounds or arrays" } else { "text" },
+                given: if inline { "text" } else { "files" },
+            }
+            .into()),
+        }
     }
 
     /// Bytes of all resident deltas' tensors.

@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
         let none = vec![];
         let features = runner.features(&self.examples, &self.train, &none)?;
         let features: Vec<Vec<f32>> = features.into_iter().map(unit).collect();
-        let (classes, d) = (self.task.labels.len(), self.backbone.sites().width);
+        let (classes, d) = (self.task.labels.len(), features.first().map_or(0, Vec::len));
         let (mut means, mut counts) =
             initial::class_means(&features, &self.labels(&self.train), classes);
         if let Some(parent) = self.task.parent {

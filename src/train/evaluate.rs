@@ -57,10 +57,9 @@ pub fn examples(
     labels: &[String],
     limit: InputLimit,
 ) -> Result<Vec<Example>, Error> {
-    let encoder = model.encoder()?;
-    let selected = rows.iter().filter_map(|&r| data.rows.get(r));
-    selected
-        .map(|row| {
+    rows.iter()
+        .filter_map(|&r| Some((r, data.rows.get(r)?)))
+        .map(|(number, row)| {
             let label = labels.iter().position(|l| *l == row.label).ok_or_else(|| {
                 DataError::UnknownLabel {
                     path: data.path.clone(),
@@ -69,7 +68,7 @@ pub fn examples(
                     known: labels.to_vec(),
                 }
             })?;
-            Ok(Example { input: limit.encode(encoder, &row.text)?.into(), label })
+            Ok(Example { input: model.sample(data, number, limit)?, label })
         })
         .collect()
 }

@@ -11,7 +11,7 @@ use edge_tune::graph::canonical::canonicalise;
 use edge_tune::graph::sites::{Modality, Role, Sites, discover};
 use edge_tune::graph::{Attrs, Dim, Graph, ValueId, onnx};
 use edge_tune::methods::{self, Settings};
-use edge_tune::runtime::{TensorForm, build};
+use edge_tune::runtime::{Model, Sample, TensorForm, build};
 use edge_tune::tensor::{DType, Tensor};
 
 use crate::support::{fixture, shared, tensors};
@@ -179,7 +179,7 @@ fn methods_say_what_a_network_lacks() {
         match method.name() {
             "linear" => assert_eq!(plan.unwrap(), head),
             "bias" => assert_eq!(plan.unwrap(), head + 3 * 8 + 5 * 16),
-            "prototypes" => assert!(plan.is_ok()),
+            "prototypes" | "mlp" => assert!(plan.is_ok()),
             _ => assert_eq!(plan.unwrap_err().code(), "method.backbone"),
         }
     }
@@ -196,12 +196,40 @@ fn a_front_end_belongs_to_the_digest() {
     let plain = prepare(&plain, &TractEngine::new(), |_| ()).unwrap();
     assert_eq!(plain.frontend, None);
     let out = dir.path().join("with");
-    let frontend = Some(export("kwt-dynamo"));
+    // Frames of ten samples.
+    let mut g = Graph::new();
+    let sound = g.add_input("audio", DType::F32, &[Dim::BATCH, Dim::fixed(120)]).unwrap();
+    let shape = g.ints(&[-1, 12, 10]);
+    g.outputs = vec![g.op("Reshape", &[sound, shape], Attrs::none()).unwrap()];
+    let file = dir.path().join("frontend.onnx");
+    std::fs::write(&file, onnx::write(&g, None).model).unwrap();
+    let frontend = Some(file);
     let options = Prepare { frontend, ..Prepare::new(export("kwt-legacy"), &out) };
     let with = prepare(&options, &TractEngine::new(), |_| ()).unwrap();
     assert_eq!(with.frontend.as_deref(), Some(FRONTEND_FILE));
     assert!(with.has(FRONTEND_FILE) && with.digest != plain.digest);
     Backbone::load(&out).unwrap().verify().unwrap();
+    let model = Model::open(&out, Arc::new(TractEngine::new())).unwrap();
+    let wav = {
+        let (rate, samples) = (16_000u32, (0..60i16).map(|i| i * 500));
+        let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
+        let mut wav = b"RIFF".to_vec();
+        wav.extend((36 + data.len() as u32).to_le_bytes());
+        wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0");
+        wav.extend(rate.to_le_bytes());
+        wav.extend((2 * rate).to_le_bytes());
+        wav.extend(b"\x02\0\x10\0data");
+        wav.extend((data.len() as u32).to_le_bytes());
+        wav.extend(data);
+        wav
+    };
+    let Sample::Dense(features) = model.sample_of_file(&wav, Path::new("a.wav")).unwrap() else {
+        panic!("features are dense")
+    };
+    assert_eq!(features.shape(), [12, 10]);
+    let features = features.as_slice::<f32>().unwrap();
+    assert!((features[13] - 13.0 * 500.0 / 32_768.0).abs() < 1e-6);
+    assert!(features[60..].iter().all(|&v| v == 0.0), "silence follows a short sound");
     std::fs::remove_file(out.join(FRONTEND_FILE)).unwrap();
     assert_eq!(Backbone::load(&out).unwrap_err().code(), "backbone.io");
 }

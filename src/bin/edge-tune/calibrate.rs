@@ -48,7 +48,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     task: Option<String>,
 
-    /// CSV with the columns text, label and optionally split.
+    /// CSV with the columns text (or path), label and optionally split; or a folder or zip of
+    /// LABEL/FILE or SPLIT/LABEL/FILE.
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     data: PathBuf,
     /// Split to train on, if the file has splits.

@@ -18,7 +18,8 @@ pub struct Args {
     backbone: BackboneArg,
     #[command(flatten)]
     delta: DeltaArg,
-    /// CSV with the columns text, label and optionally split.
+    /// CSV with the columns text (or path), label and optionally split; or a folder or zip of
+    /// LABEL/FILE or SPLIT/LABEL/FILE.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Split to use, if the file has splits.

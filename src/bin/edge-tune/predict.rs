@@ -1,19 +1,24 @@
 use std::io::{self, BufRead};
 
 use anyhow::Context;
+use edge_tune::Error;
+use edge_tune::data::read_file;
+use edge_tune::graph::sites::Modality;
 use serde::Serialize;
 
 use crate::locate::{BackboneArg, DeltaArg};
 use crate::output::{Output, line};
 
-/// Classify texts with a delta from a file or with an installed task.
+/// Classify inputs with a delta from a file or with an installed task.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   edge-tune predict --delta intents.safetensors \"dim the lights\"
   edge-tune predict --task intents --json \"dim the lights\" \"what's on my list\"
-  cat texts.txt | edge-tune predict --task intents -")]
+  cat texts.txt | edge-tune predict --task intents -
+  edge-tune predict --backbone models/vit-tiny --task pets cat.jpg dog.png")]
 pub struct Args {
-    /// Texts to classify; `-` reads one per line from stdin.
+    /// Texts to classify, or files for a backbone over pictures or sounds; `-` reads one per line
+    /// from stdin.
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
     #[command(flatten)]
@@ -37,9 +42,17 @@ struct Answer {
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let model = args.backbone.open(out)?;
     let (task, generation) = args.delta.load(&model)?;
+    let text = model.backbone().sites().modality == Modality::Text;
     let mut answers = Vec::new();
     let mut answer = |input: String| -> anyhow::Result<()> {
-        let p = model.predict_with(&task, generation, &input)?;
+        let p = match text {
+            true => model.predict_with(&task, generation, &input)?,
+            false => {
+                let path = std::path::Path::new(&input);
+                let bytes = read_file(path).map_err(Error::from)?;
+                model.classify(&task, generation, &model.sample_of_file(&bytes, path)?)?
+            }
+        };
         let named = task.metadata().labels.iter().zip(&p.scores);
         if !out.json {
             let mut ranked: Vec<_> = named.collect();

@@ -25,10 +25,19 @@ pub struct Args {
     /// tokenizer.json of a text model.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// preprocessor_config.json of a picture model; values in -1..1 by default.
+    #[arg(long, value_name = "FILE")]
+    preprocess: Option<PathBuf>,
+    /// ONNX graph from sound, 16 kHz f32 [batch, samples], to the features of a speech model.
+    #[arg(long, value_name = "FILE")]
+    frontend: Option<PathBuf>,
+    /// Height and width of pictures where the model leaves them free; 224 by default.
+    #[arg(long, value_name = "PIXELS")]
+    image_size: Option<usize>,
     /// How linear and embedding weights are stored.
     #[arg(long, value_enum, default_value = "int8")]
     weights: WeightsArg,
-    /// How the feature is taken from the last hidden state; mean for text, cls for pictures.
+    /// How the feature is taken: the mean of the rows, the class row, or the model's own output.
     #[arg(long, value_enum)]
     pooling: Option<PoolingArg>,
     /// Longest input in tokens; what the model's positions allow by default.
@@ -55,6 +64,7 @@ enum WeightsArg {
 enum PoolingArg {
     Cls,
     Mean,
+    Output,
 }
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
@@ -67,7 +77,11 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         pooling: args.pooling.map(|p| match p {
             PoolingArg::Cls => Pooling::Cls,
             PoolingArg::Mean => Pooling::Mean,
+            PoolingArg::Output => Pooling::Output,
         }),
+        preprocess: args.preprocess,
+        frontend: args.frontend,
+        image_size: args.image_size,
         max_length: args.max_length,
         name: args.name,
         licence: args.licence,

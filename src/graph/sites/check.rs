@@ -54,6 +54,13 @@ impl Sites {
             }
         }
         rank(&self.input, &[2, 3, 4])?;
+        for name in
+            [Some(&self.input), self.mask.as_ref(), self.types.as_ref()].into_iter().flatten()
+        {
+            if !graph.inputs.contains(&value(name)?) {
+                return Err((name.clone(), "it is no input".to_owned()));
+            }
+        }
         for name in [&self.mask, &self.types, &self.pooled].into_iter().flatten() {
             rank(name, &[2])?;
         }

@@ -130,7 +130,7 @@ fn edited_manifests() {
         ("keys of another rank", seal(&|m| m.sites.layers[0].keys = m.sites.hidden.clone()), "backbone.site", &["3 dimensions"]),
         ("another width", seal(&|m| m.sites.width = 64), "backbone.site", &["expected 64"]),
         ("a linear layer of 2^64 - 1", seal(&|m| m.sites.linears[0].outputs = usize::MAX), "backbone.site", &["18446744073709551615"]),
-        ("an input that is a weight", seal(&|m| m.sites.input = m.sites.hidden.clone()), "backbone.site", &["3 dimensions"]),
+        ("an input that is none", seal(&|m| m.sites.input = m.sites.hidden.clone()), "backbone.site", &["no input"]),
     ];
     for (what, bytes, want, parts) in cases {
         assert_ne!(bytes, text, "{what}: the case changes nothing");

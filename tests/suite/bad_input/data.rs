@@ -28,7 +28,7 @@ fn data_that_cannot_be_learned_from() {
     }
     bench.fails(&bench.calibrate(&["--data", "none.csv"]), 1, "data.read", &["none.csv"]);
     bench.fails(&bench.calibrate(&["--data", "store/.."]), 1, "data.read", &["store"]);
-    bench.fails(&bench.calibrate(&["--data", "backbone"]), 1, "data.read", &["backbone"]);
+    bench.fails(&bench.calibrate(&["--data", "backbone"]), 1, "data.layout", &["backbone"]);
     assert!(!bench.path("out.safetensors").exists());
 }
 
