@@ -61,9 +61,14 @@ fn main() {
     if threads > 1 {
         engines.push((threads, TractEngine::with_threads(threads)));
     }
+    // `cargo bench --bench frozen_linear -- 128` measures 128 rows alone.
+    let mut rows: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    if rows.is_empty() {
+        rows = vec![1, 4, 16, 128, 1024];
+    }
     for (threads, engine) in &engines {
         for (k, n) in [(384, 1536), (384, 384), (768, 3072)] {
-            for rows in [1, 4, 16, 128, 1024] {
+            for &rows in &rows {
                 for backward in [false, true] {
                     measure(engine, *threads, rows, k, n, backward);
                 }

@@ -19,7 +19,7 @@ use super::panels::{self, Direction, Level, Weights};
 use super::stored::Stored;
 
 /// Size of a group of panels: what a second-level cache holds beside the rows of x.
-const GROUP_BYTES: usize = 256 * 1024;
+const GROUP_BYTES: usize = 80 * 1024;
 
 thread_local! {
     static GROUP: RefCell<Arc<Blob>> = RefCell::default();

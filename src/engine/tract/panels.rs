@@ -134,6 +134,9 @@ fn pack_any(
 /// Elements handled at once: an AVX-512 register of floats.
 const B: usize = 16;
 
+/// Lanes whose scales are kept at hand: more than any kernel has.
+const LANES: usize = 8 * B;
+
 /// Lanes are columns: each record is a piece of one row of W.
 #[inline(always)]
 fn columns<T: Copy>(
@@ -147,14 +150,20 @@ fn columns<T: Copy>(
 ) {
     let live = r.min(n.saturating_sub(first));
     let whole = live / B * B;
-    let mut block = [1.0f32; B];
-    for lane in (0..whole).step_by(B) {
-        (0..B).for_each(|j| block[j] = scale(first + lane + j));
+    // A whole record at a time, so that the panel is written front to back.
+    let mut scales = [[1.0f32; B]; LANES / B];
+    for lanes in (0..whole).step_by(LANES) {
+        let lanes = lanes..whole.min(lanes + LANES);
+        for (i, s) in scales.as_flattened_mut().iter_mut().enumerate().take(lanes.len()) {
+            *s = scale(first + lanes.start + i);
+        }
         for (row, record) in w.chunks_exact(n).zip(out.chunks_exact_mut(r)) {
-            let src = &row[first + lane..][..B];
-            let dst = &mut record[lane..][..B];
-            for j in 0..B {
-                dst[j] = float(src[j]) * block[j];
+            let src = row[first..][lanes.clone()].chunks_exact(B);
+            let dst = record[lanes.clone()].chunks_exact_mut(B);
+            for ((src, dst), s) in src.zip(dst).zip(&scales) {
+                for j in 0..B {
+                    dst[j] = float(src[j]) * s[j];
+                }
             }
         }
     }
