@@ -8,8 +8,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PATH="$PWD/target/release:$PATH" EDGE_TUNE_STORE="$work/store"
 
+# Shows a command as one would type it, then runs it.
 run() {
-    printf '\n$ %s\n' "$*"
+    printf '\n$'
+    for word in "$@"; do
+        case $word in
+            *' '*) printf ' "%s"' "$word" ;;
+            *) printf ' %s' "$word" ;;
+        esac
+    done
+    printf '\n'
     "$@"
 }
 
@@ -17,5 +25,5 @@ intents=examples/home-intents.csv
 run edge-tune calibrate --method lora --data $intents --eval $intents --max-time 60s \
     --out "$work/intents.safetensors"
 run edge-tune apply "$work/intents.safetensors"
-run edge-tune predict "could you dim the lights" "it is freezing in here" "add eggs to the list"
+run edge-tune predict "could you dim the lights" "what is it like outside" "add eggs to the list"
 run edge-tune list
