@@ -151,6 +151,8 @@ pub(super) fn class_mean_head(
 ) -> (Vec<f32>, Vec<f32>) {
     /// Scores are this many times the squared distance in units of its mean.
     const SHARPNESS: f32 = 4.0;
+    /// Largest weight and bias, with room for training below the largest f16.
+    const LARGEST: f32 = 1e4;
     let d = features.first().map_or(0, Vec::len);
     let (means, _) = class_means(features, labels, classes);
     let distance =
@@ -159,6 +161,10 @@ pub(super) fn class_mean_head(
         features.iter().zip(labels).map(|(x, &k)| distance(x, &means[k * d..(k + 1) * d])).sum();
     let spread = total / features.len().max(1) as f32;
     let scale = if spread > 0.0 { SHARPNESS / spread } else { 1.0 };
+    // Features that hardly differ would ask for weights that f16 does not hold.
+    let length = |m: &[f32]| m.iter().map(|v| v * v).sum::<f32>();
+    let longest = means.chunks(d.max(1)).map(length).fold(1.0, f32::max);
+    let scale = scale.min(LARGEST / longest);
     let bias = means.chunks(d.max(1)).map(|m| -0.5 * scale * m.iter().map(|v| v * v).sum::<f32>());
     (means.iter().map(|v| v * scale).collect(), bias.collect())
 }
@@ -233,6 +239,13 @@ mod tests {
             assert_eq!(best, label);
         }
         assert_eq!(class_means(&features, &labels, 4).1, [2, 2, 2, 0]);
+    }
+
+    #[test]
+    fn a_head_over_equal_features_fits_f16() {
+        let features = vec![vec![3.0, 4.0], vec![3.0, 4.000_01], vec![3.0, 4.0], vec![3.0, 4.0]];
+        let (w, b) = class_mean_head(&features, &[0, 0, 1, 1], 2);
+        assert!(w.iter().chain(&b).all(|v| v.abs() <= 1e4 && v.is_finite()), "{w:?} {b:?}");
     }
 
     #[test]

@@ -42,7 +42,10 @@ fn method_of(
         "linear" => ("linear", vec![pooling]),
         "prompt-tuning" => ("prompt-tuning", vec![pooling, ("rows", number("rows"))]),
         "vpt-shallow" => ("vpt-shallow", vec![pooling, ("rows", number("rows"))]),
-        "vpt-deep" => ("vpt-deep", vec![pooling, ("rows", number("rows"))]),
+        "vpt-deep" => {
+            let form = case["form"].as_str().unwrap_or("kv").to_owned();
+            ("vpt-deep", vec![pooling, ("rows", number("rows")), ("form", form)])
+        }
         "ia3" => ("ia3", vec![pooling]),
         "partial" => ("partial", vec![pooling]),
         "mlp" => ("mlp", vec![pooling]),
@@ -175,6 +178,25 @@ fn float_backbones_agree_with_torch() {
         println!("{name}: logits {forward:.1e}, loss {loss:.1e}, gradients {backward:.1e}");
         assert!(forward < 1e-4 && loss < 1e-4, "{name}");
     });
+}
+
+#[test]
+fn deep_prompts_as_keys_and_values_equal_rows_in_the_sequence() {
+    let dir = tempfile::tempdir().unwrap();
+    let backbone = backbone(dir.path(), "vit", Weights::F32);
+    let path = fixture("methods/vit-vpt-deep.safetensors");
+    let file = tensors(&path);
+    let mut case = case(&path);
+    let outcomes = ["kv", "rows"].map(|form| {
+        case["form"] = form.into();
+        run(&backbone, &case, &file).unwrap()
+    });
+    let [kv, rows] = &outcomes;
+    let pairs = kv.grads.iter().zip(&rows.grads).map(|(a, b)| (&a.1, &b.1));
+    for (a, b) in pairs.chain([(&kv.logits, &rows.logits)]) {
+        let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(a.len() == b.len() && worst < 1e-5, "{worst}");
+    }
 }
 
 #[test]
