@@ -74,7 +74,7 @@
 //! Data flows one way: [`backbone`] -> [`graph`] -> [`attach`] -> [`autodiff`] -> [`engine`] ->
 //! [`runtime`] and [`train`]. [`methods`] says what a method trains and where it attaches,
 //! [`delta`] is the file, [`store`] the device's directory of installed deltas, [`data`] reads
-//! labelled input. Every error has a stable code: [`Error::code`].
+//! labelled input, [`plot`] draws results. Every error has a stable code: [`Error::code`].
 
 pub mod attach;
 pub mod autodiff;
@@ -86,6 +86,7 @@ mod error;
 mod fs;
 pub mod graph;
 pub mod methods;
+pub mod plot;
 pub mod runtime;
 pub mod store;
 pub mod tensor;

@@ -249,7 +249,7 @@ fn digest(meta: &HashMap<String, String>, tensors: &BTreeMap<String, TensorView<
 }
 
 /// Adds one line per setting that differs.
-fn compare(name: &str, old: &Value, new: &Value, differences: &mut Vec<String>) {
+pub(super) fn compare(name: &str, old: &Value, new: &Value, differences: &mut Vec<String>) {
     let (Value::Object(a), Value::Object(b)) = (old, new) else {
         if old != new {
             let name = if name.is_empty() { "plan" } else { name };

@@ -91,6 +91,34 @@ pub enum TrainError {
         /// One `setting: OLD there, NEW now` per difference.
         differences: Vec<String>,
     },
+    /// The list of finished runs could not be read or written.
+    #[error("cannot {action} {path}: {source}", path = .path.display())]
+    RunsIo {
+        /// `read`, `write` or `lock`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A line of the list of finished runs is damaged; the last one may be torn, no other.
+    #[error("{path} line {line} is not a finished run: {reason}; remove the line to repeat its run", path = .path.display())]
+    BadRuns {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The finished runs are those of another comparison.
+    #[error("{path} holds runs made with other options: {differences}; repeat those options, or choose another directory", path = .path.display(), differences = .differences.join(", "))]
+    OtherComparison {
+        /// The file.
+        path: PathBuf,
+        /// One `option: OLD there, NEW now` per difference.
+        differences: Vec<String>,
+    },
     /// Training cannot go on from this delta.
     #[error("cannot go on from {delta}: {reason}; calibrate anew instead")]
     Parent {
@@ -148,6 +176,9 @@ impl TrainError {
             TrainError::CheckpointIo { .. } => "train.checkpoint-io",
             TrainError::BadCheckpoint { .. } => "train.bad-checkpoint",
             TrainError::OtherRun { .. } => "train.other-run",
+            TrainError::RunsIo { .. } => "train.runs-io",
+            TrainError::BadRuns { .. } => "train.bad-runs",
+            TrainError::OtherComparison { .. } => "train.other-comparison",
             TrainError::Parent { .. } => "train.parent",
             TrainError::Memory { .. } => "train.memory",
             TrainError::Label { .. } => "train.label",

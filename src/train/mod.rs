@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod checkpoint;
+mod compare;
 mod error;
 mod evaluate;
 mod graphs;
@@ -14,18 +15,23 @@ mod optimizer;
 mod options;
 mod plan;
 mod runner;
+mod runs;
 mod sampler;
 mod schedule;
+mod table;
 mod task;
 
 pub use calibrate::calibrate;
 pub use checkpoint::{Best, Checkpoint};
+pub use compare::{Comparison, Terms, Trial};
 pub use error::TrainError;
 pub use evaluate::{ClassScore, Evaluation, evaluate, examples};
 pub use optimizer::{Moments, Optimizer, OptimizerState, ParamSpec, Rule, clip_global_norm};
 pub use options::{
     Budget, Ended, Event, Example, Observer, OptimizerKind, Options, Report, Validation,
 };
+pub use runs::Runs;
 pub use sampler::Sampler;
 pub use schedule::{Schedule, Shape};
+pub use table::{Spread, Summary, Table};
 pub use task::Task;

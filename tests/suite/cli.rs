@@ -287,6 +287,7 @@ fn help_and_completions_name_every_subcommand() {
         "apply",
         "predict",
         "eval",
+        "compare",
         "list",
         "rollback",
         "remove",

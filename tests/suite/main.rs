@@ -5,6 +5,7 @@ mod backbones;
 mod bad_input;
 mod calibrate;
 mod cli;
+mod compare;
 mod data;
 mod delta;
 mod engine;

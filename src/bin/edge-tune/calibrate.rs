@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::eval;
 use crate::locate::BackboneArg;
 use crate::output::{Output, usage};
+use crate::plots::{self, Curves};
 use crate::progress::{self, Progress};
 use crate::values::{bytes, duration, pair, size};
 
@@ -70,6 +71,9 @@ pub struct Args {
     /// Split of --eval.
     #[arg(long, default_value = "test", value_name = "NAME", help_heading = "Data")]
     eval_split: String,
+    /// Write loss and validation accuracy over the steps as a picture.
+    #[arg(long, value_name = "FILE.svg", value_parser = plots::file, help_heading = "Data")]
+    plot: Option<PathBuf>,
 
     /// Seed of row draws, initial values and the order of rows.
     #[arg(long, default_value_t = 0, help_heading = "Training")]
@@ -194,11 +198,14 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         cache: !args.no_cache,
         checkpoint: Some(checkpoint),
     };
-    let mut watch = Watch { out, bar: None, steps: 0, validation: None };
+    let mut watch = Watch { out, bar: None, steps: 0, validation: None, curves: Curves::default() };
     let result = calibrate(&task, &options, &mut watch);
     watch.finish();
     let (delta, report) = result?;
     delta.write(&args.out).map_err(Error::from)?;
+    if let Some(path) = &args.plot {
+        plots::write(path, &watch.curves.svg(format!("{} on {}", report.method, task.name)))?;
+    }
     let eval = match &eval_data {
         Some(rows) => {
             let loaded = model.load(&delta)?;
@@ -306,6 +313,7 @@ struct Watch<'a> {
     bar: Option<(&'static str, Progress)>,
     steps: u64,
     validation: Option<f64>,
+    curves: Curves,
 }
 
 impl Watch<'_> {
@@ -340,6 +348,7 @@ impl Watch<'_> {
 
 impl Observer for Watch<'_> {
     fn event(&mut self, event: Event) {
+        self.curves.event(&event);
         match event {
             Event::Planned(budget) => {
                 self.steps = budget.steps;

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::locate::{BackboneArg, DeltaArg};
 use crate::output::Output;
+use crate::plots;
 use crate::progress::{self, Progress};
 
 /// Measure a delta on labelled data.
@@ -25,6 +26,9 @@ pub struct Args {
     /// Split to use, if the file has splits.
     #[arg(long, default_value = "test", value_name = "NAME")]
     split: String,
+    /// Write the confusion matrix as a picture.
+    #[arg(long, value_name = "FILE.svg", value_parser = plots::file)]
+    plot: Option<PathBuf>,
 }
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
@@ -32,6 +36,9 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let model = args.backbone.open(out)?;
     let (task, generation) = args.delta.load(&model)?;
     let result = measure(&model, &task, &read(&args.data, &args.split)?, out)?;
+    if let Some(path) = &args.plot {
+        plots::write(path, &plots::confusion(&task.metadata().task, &result))?;
+    }
     let mut value = serde_json::to_value(&result)?;
     if let Some(map) = value.as_object_mut() {
         map.insert("task".into(), json!(task.metadata().task));

@@ -2,6 +2,7 @@
 
 mod apply;
 mod calibrate;
+mod compare;
 mod completions;
 mod eval;
 mod inspect;
@@ -9,6 +10,7 @@ mod list;
 mod locate;
 mod methods;
 mod output;
+mod plots;
 mod predict;
 mod prepare;
 mod progress;
@@ -51,6 +53,7 @@ enum Command {
     Apply(apply::Args),
     Predict(predict::Args),
     Eval(eval::Args),
+    Compare(compare::Args),
     List(list::Args),
     Rollback(rollback::Args),
     Remove(remove::Args),
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => apply::run(args, &out),
         Command::Predict(args) => predict::run(args, &out),
         Command::Eval(args) => eval::run(args, &out),
+        Command::Compare(args) => compare::run(args, &out),
         Command::List(args) => list::run(args, &out),
         Command::Rollback(args) => rollback::run(args, &out),
         Command::Remove(args) => remove::run(args, &out),
