@@ -11,11 +11,7 @@ const VIEWS: &[&str] = &["Reshape", "Squeeze", "Unsqueeze", "Identity", "Flatten
 /// rows of `length` tokens, when every value is freed after its last use. Weights and constants
 /// are not counted: they lie in the mapped file.
 pub(super) fn peak_bytes(graph: &Graph, batch: usize, length: usize) -> usize {
-    let bytes = |v: ValueId| {
-        let value = graph.value(v);
-        let elements: usize = value.shape.iter().map(|d| d.at(batch, length)).product();
-        elements * value.dtype.size()
-    };
+    let bytes = |v: ValueId| value_bytes(graph, v, batch, length);
     // A view keeps the value behind it alive.
     let mut owner: HashMap<ValueId, ValueId> = HashMap::new();
     for node in &graph.nodes {
@@ -41,7 +37,7 @@ pub(super) fn peak_bytes(graph: &Graph, batch: usize, length: usize) -> usize {
             ends.entry(n).or_default().push(v);
         }
     }
-    let mut alive: usize = graph.inputs.iter().map(|&v| bytes(v)).sum();
+    let mut alive = input_bytes(graph, batch, length);
     let mut peak = alive;
     for (n, node) in graph.nodes.iter().enumerate() {
         let made = node.outputs.iter().flatten().filter(|v| root(**v) == **v);
@@ -51,6 +47,17 @@ pub(super) fn peak_bytes(graph: &Graph, batch: usize, length: usize) -> usize {
         alive = alive.saturating_sub(freed);
     }
     peak
+}
+
+/// Bytes of all inputs, for a batch of `batch` rows of `length` tokens.
+pub(super) fn input_bytes(graph: &Graph, batch: usize, length: usize) -> usize {
+    graph.inputs.iter().map(|&v| value_bytes(graph, v, batch, length)).sum()
+}
+
+fn value_bytes(graph: &Graph, v: ValueId, batch: usize, length: usize) -> usize {
+    let value = graph.value(v);
+    let elements: usize = value.shape.iter().map(|d| d.at(batch, length)).product();
+    elements * value.dtype.size()
 }
 
 /// Anonymous memory of this process, if the system tells.

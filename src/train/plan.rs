@@ -2,7 +2,7 @@
 
 use super::TrainError;
 use super::graphs::Graphs;
-use super::memory::{anonymous_bytes, peak_bytes};
+use super::memory::{anonymous_bytes, input_bytes, peak_bytes};
 use super::options::{Budget, Example, Options};
 use crate::methods::Plan;
 
@@ -15,8 +15,8 @@ const BYTES_PER_NODE: usize = 8 << 10;
 /// Packing buffers of the engine's matrix products and stacks, for all threads.
 const SCRATCH: usize = 8 << 20;
 /// What running takes beyond the values that are alive, in percent of them: packed operands and
-/// the allocator's fragments. Up to 12 were measured, with texts of mixed lengths.
-const OVERHEAD: usize = 15;
+/// the allocator's fragments. Up to 12 were measured with texts of mixed lengths, 20 with pictures.
+const OVERHEAD: usize = 25;
 
 /// The largest micro-batch, with the cache if it fits, whose predicted peak is within
 /// `options.max_ram`.
@@ -42,7 +42,9 @@ pub(super) fn budget(
         let all = [Some(&graphs.step), Some(&graphs.forward), graphs.prefix.as_ref()];
         let all = all.into_iter().chain([Some(&graphs.feature)]).flatten();
         let alive = all.clone().map(|g| peak_bytes(g, micro_batch, longest)).max().unwrap_or(0);
-        let run = alive + alive / 100 * OVERHEAD;
+        // The engine gets a copy of its inputs.
+        let copies = all.clone().map(|g| input_bytes(g, micro_batch, longest)).max().unwrap_or(0);
+        let run = alive + copies + alive / 100 * OVERHEAD;
         let programs: usize = all.map(|g| g.nodes.len() * BYTES_PER_NODE).sum();
         let budget = Budget {
             micro_batch,
