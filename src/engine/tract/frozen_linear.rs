@@ -5,7 +5,9 @@
 //! that each thread keeps, and each group once for all rows of x.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 
 use tract_linalg::mmm::{
     AsInputValue, EagerPackedInput, FusedSpec, MMMInputValue, MatMatMul, PackedExoticFact, Query,
@@ -21,8 +23,12 @@ use super::stored::Stored;
 /// Size of a group of panels: what a second-level cache holds beside the rows of x.
 const GROUP_BYTES: usize = 80 * 1024;
 
+/// Choices of kernels that a thread keeps.
+const KEPT_KERNELS: usize = 256;
+
 thread_local! {
     static GROUP: RefCell<Arc<Blob>> = RefCell::default();
+    static KERNELS: RefCell<HashMap<[usize; 3], Rc<Kernel>>> = RefCell::default();
 }
 
 /// y = x W + b or, backward, y = x W^T + b, with W `[K, N]`.
@@ -72,7 +78,7 @@ impl FrozenLinear {
     /// Multiplies the `rows` rows of `x` into `y`.
     fn multiply(&self, x: &Tensor, rows: usize, y: &mut Tensor) -> TractResult<()> {
         let (from, to) = self.widths();
-        let kernel = Kernel::pick(to, from, rows)?;
+        let kernel = Kernel::kept(to, from, rows)?;
         let (shape, strides) = ([rows, from], [from as isize, 1]);
         // SAFETY: x is contiguous and `eval` checked that it has rows * from elements.
         let x = unsafe { TensorView::from_bytes(x, 0, &shape, &strides) };
@@ -95,6 +101,22 @@ struct Kernel {
 }
 
 impl Kernel {
+    /// The choice for a product of this size. Choosing anew takes 25 us, as long as a small product.
+    fn kept(to: usize, from: usize, rows: usize) -> TractResult<Rc<Kernel>> {
+        KERNELS.with_borrow_mut(|kernels| {
+            let size = [to, from, rows];
+            if let Some(kernel) = kernels.get(&size) {
+                return Ok(kernel.clone());
+            }
+            if kernels.len() >= KEPT_KERNELS {
+                kernels.clear();
+            }
+            let kernel = Rc::new(Kernel::pick(to, from, rows)?);
+            kernels.insert(size, kernel.clone());
+            Ok(kernel)
+        })
+    }
+
     fn pick(to: usize, from: usize, rows: usize) -> TractResult<Kernel> {
         let query = Query {
             allow_extractor: false,
