@@ -34,12 +34,13 @@
 //! ```no_run
 //! # use std::path::Path;
 //! # use edge_tune::delta::Delta;
-//! # let model: edge_tune::runtime::Model = todo!();
+//! # fn swap(model: &edge_tune::runtime::Model) -> Result<(), edge_tune::Error> {
 //! let weather = model.load(&Delta::read(Path::new("weather.safetensors"))?)?;
 //! let music = model.load(&Delta::read(Path::new("music.safetensors"))?)?;
 //! let generation = model.swap(&weather);
 //! model.compare_and_swap(generation, &music)?; // refused if somebody else swapped meanwhile
-//! # Ok::<(), edge_tune::Error>(())
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! ## Calibrate
@@ -49,7 +50,7 @@
 //!
 //! ```no_run
 //! # use std::path::Path;
-//! # let model: edge_tune::runtime::Model = todo!();
+//! # fn train(model: &edge_tune::runtime::Model) -> Result<(), edge_tune::Error> {
 //! use edge_tune::data::Dataset;
 //! use edge_tune::methods::{self, Settings};
 //! use edge_tune::train::{Options, Task, calibrate};
@@ -59,12 +60,13 @@
 //! let (train, validation) = data.holdout(&few, 0.25, 0)?;
 //! let method = methods::find("lora")?;
 //! let settings = Settings::resolve(method, [("rank", "4")])?;
-//! let task = Task::new(&model, method, settings, &data, &train, &validation)?.named("intents");
+//! let task = Task::new(model, method, settings, &data, &train, &validation)?.named("intents");
 //! let options = Options { max_ram: Some(200 << 20), ..Options::default() };
 //! let (delta, report) = calibrate(&task, &options, &mut ())?;
 //! println!("validation accuracy {:?}", report.validation_accuracy);
 //! delta.write(Path::new("intents.safetensors"))?;
-//! # Ok::<(), edge_tune::Error>(())
+//! # Ok(())
+//! # }
 //! ```
 //!
 //! `examples/home_intents.rs` does all of this on real input.

@@ -83,6 +83,16 @@ pub(super) fn compare(
     Ok(worst)
 }
 
+/// Knuth's multiplicative hash, 24 bits: spread out, and the same everywhere.
+fn noise(i: u32) -> u32 {
+    i.wrapping_mul(2_654_435_761) >> 8
+}
+
+/// Value number `i` of a fixed input in -1..1 that looks like noise.
+pub(crate) fn signal(i: u32) -> f32 {
+    noise(i) as f32 / 8_388_608.0 - 1.0
+}
+
 /// The last four tokens of every second row are padding.
 fn is_padding(token: usize, length: usize) -> bool {
     (token / length) % 2 == 1 && token % length >= length - 4
@@ -106,8 +116,6 @@ fn sample(
         })
         .collect();
     let n = shape.iter().product::<usize>();
-    // Knuth's multiplicative hash: spread out, and the same everywhere.
-    let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 8;
     let index = graph.index();
     let rows = index.consumers(v).iter().find_map(|&(c, i)| {
         let node = &graph.nodes[c];
@@ -127,12 +135,12 @@ fn sample(
         } else {
             // Small ids are special tokens in most vocabularies.
             let rows = rows.unwrap_or(2);
-            (rows / 10 + noise(i) as usize % (rows - rows / 10).max(1)) as i64
+            (rows / 10 + noise(i as u32) as usize % (rows - rows / 10).max(1)) as i64
         }
     };
     Ok(match value.dtype {
         DType::F32 => {
-            let x: Vec<f32> = (0..n).map(|i| noise(i) as f32 / 8_388_608.0 - 1.0).collect();
+            let x: Vec<f32> = (0..n).map(|i| signal(i as u32)).collect();
             Tensor::new(&shape, &x)?
         }
         DType::I32 => Tensor::new(&shape, &(0..n).map(|i| whole(i) as i32).collect::<Vec<_>>())?,

@@ -9,6 +9,7 @@ mod quantize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use compare::signal;
 pub use error::BackboneError;
 pub use manifest::{
     FORMAT, FRONTEND_FILE, FileEntry, MANIFEST_FILE, MODEL_FILE, Manifest, Pooling, Report,

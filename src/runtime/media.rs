@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::Sample;
 use crate::Error;
-use crate::backbone::{Backbone, site};
+use crate::backbone::{Backbone, BackboneError, signal, site};
 use crate::data::{ArraySpec, MediaSpec, read_npy};
 use crate::engine::{Engine, EngineError, Feed, Program};
 use crate::graph::{Dim, onnx};
@@ -27,13 +27,20 @@ impl Reader {
         let shape = graph.shape(input).iter().skip(1).map(|d| d.constant().unwrap_or(1)).collect();
         let frontend = match &manifest.frontend {
             Some(file) => {
-                let graph = onnx::read(&backbone.dir().join(file))
-                    .map_err(crate::backbone::BackboneError::from)?;
+                let graph = onnx::read(&backbone.dir().join(file)).map_err(BackboneError::from)?;
                 Some(engine.compile(&graph, &[(Dim::BATCH, 1)])?)
             }
             None => None,
         };
         Ok(Reader { spec: manifest.preprocess.clone(), input: ArraySpec { shape }, frontend })
+    }
+
+    /// Fixed pattern number `seed`.
+    pub fn pattern(&self, seed: u32) -> Result<Sample, Error> {
+        let shape = &self.input.shape;
+        let value = |i: usize| signal((i as u32).wrapping_add(seed << 20));
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        Ok(Sample::Dense(Tensor::new(shape, &values)?))
     }
 
     /// The sample in the `bytes` of a file; `path` is for messages.

@@ -300,26 +300,15 @@ impl Model {
     /// # Errors
     /// [`Error::Data`] if the tokenizer fails, [`RuntimeError::Input`] if it is no such number.
     pub fn self_test_sample(&self, task: &Task, input: &str) -> Result<Sample, Error> {
-        let sites = self.backbone.sites();
-        if sites.modality == Modality::Text {
+        let Some(reader) = &self.reader else {
             return Ok(task.limit().encode(self.encoder()?, input)?.into());
-        }
-        let graph = self.backbone.graph();
-        let data = crate::backbone::site(graph, &sites.input)?;
-        let shape: Vec<usize> =
-            graph.shape(data)[1..].iter().map(|d| d.constant().unwrap_or(1)).collect();
-        let seed: u32 = input.parse().map_err(|_| RuntimeError::Input {
+        };
+        let seed = input.parse().map_err(|_| RuntimeError::Input {
             backbone: self.backbone.manifest().name.clone(),
             takes: "the number of a pattern as a self-test",
             given: "text",
         })?;
-        // Knuth's multiplicative hash: spread out, and the same everywhere.
-        let value = |i: usize| {
-            let noise = (i as u32).wrapping_add(seed << 20).wrapping_mul(2_654_435_761) >> 8;
-            noise as f32 / 8_388_608.0 - 1.0
-        };
-        let pattern: Vec<f32> = (0..shape.iter().product()).map(value).collect();
-        Ok(Sample::Dense(Tensor::new(&shape, &pattern)?))
+        reader.pattern(seed)
     }
 
     /// Runs the delta's self-test on this device.

@@ -69,12 +69,12 @@ impl<'a> Task<'a> {
         parent.validate(model.backbone().digest(), &expected_tensors(&plan))?;
         let known = metadata.labels.clone();
         let refuse = |reason: String| TrainError::Parent { delta: parent.name().into(), reason };
+        if matches!(plan.training, Training::Through(_)) {
+            Err(refuse("it was trained through a network that is not in the file".into()))?;
+        }
         let rows = (train, validation);
         let task = Task::with_labels(model, method, settings, data, rows, known, Some(parent))?;
         match plan.training {
-            Training::Through(_) => {
-                Err(refuse("it was trained through a network that is not in the file".into()))?
-            }
             Training::Direct if task.labels.len() > metadata.labels.len() => Err(refuse(format!(
                 "class {:?} is new, and only prototypes take in new classes",
                 task.labels[metadata.labels.len()]
