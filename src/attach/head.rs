@@ -1,5 +1,5 @@
-use super::Context;
 use super::token_rows::slice;
+use super::{Context, cache};
 use crate::backbone::Pooling;
 use crate::graph::sites::Modality;
 use crate::graph::{Attrs, Graph, GraphError, ValueId};
@@ -21,6 +21,12 @@ pub enum Classifier {
         /// The inverse temperature.
         scale: f32,
     },
+    /// `scale cos(x, w_k)` with class vectors `cache.classes [K, d]`, and the votes of the keys
+    /// `cache.keys [N, d]` for their classes `cache.labels [N]`.
+    Cache {
+        /// The inverse temperature of the class vectors.
+        scale: f32,
+    },
 }
 
 /// Adds pooling and classifier: (feature `[B, d]`, logits `[B, K]`).
@@ -29,7 +35,10 @@ pub(super) fn insert(
     pooling: Pooling,
     classifier: &Classifier,
 ) -> Result<(ValueId, ValueId), GraphError> {
-    let mut feature = pool(context, pooling)?;
+    let mut feature = match context.feature {
+        Some(feature) => feature,
+        None => pool(context, pooling)?,
+    };
     if let Classifier::Mlp { hidden } = classifier {
         for j in 0..*hidden {
             feature = hidden_layer(context, feature, j)?;
@@ -54,6 +63,7 @@ pub(super) fn insert(
             let scale = g.float(*scale);
             g.op("Mul", &[scores, scale], Attrs::none())?
         }
+        Classifier::Cache { scale } => cache::classify(context, feature, *scale)?,
     };
     Ok((feature, logits))
 }
@@ -74,7 +84,7 @@ fn hidden_layer(context: &mut Context<'_>, x: ValueId, j: usize) -> Result<Value
 }
 
 /// Every row divided by its Euclidean length.
-fn unit_rows(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
+pub(super) fn unit_rows(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
     let squares = g.op("Mul", &[x, x], Attrs::none())?;
     let axis = g.ints(&[-1]);
     let sum = g.op("ReduceSum", &[squares, axis], Attrs::none().with("keepdims", 1i64))?;
@@ -85,7 +95,8 @@ fn unit_rows(g: &mut Graph, x: ValueId) -> Result<ValueId, GraphError> {
     g.op("Div", &[x, length], Attrs::none())
 }
 
-fn pool(context: &mut Context<'_>, pooling: Pooling) -> Result<ValueId, GraphError> {
+/// The pooled feature `[B, d]` of the last hidden state.
+pub(super) fn pool(context: &mut Context<'_>, pooling: Pooling) -> Result<ValueId, GraphError> {
     let sites = &context.backbone.sites;
     if pooling == Pooling::Output {
         let pooled = sites.pooled.as_ref();

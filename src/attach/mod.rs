@@ -1,13 +1,16 @@
 //! Attachments: what is inserted into a backbone at a site. Every method is made of these few.
 
 mod branch;
+mod cache;
 mod deep_rows;
 mod head;
 mod kv_rows;
 mod low_rank;
 mod offset;
+mod pool;
 mod replace;
 mod scale;
+mod side;
 mod token_rows;
 
 use std::collections::HashMap;
@@ -116,6 +119,26 @@ pub enum Attachment {
         /// Tensors are `{prefix}.down.weight [m, d]`, `.down.bias [m]`, `.up.weight [d, m]`, `.up.bias [d]`.
         prefix: String,
     },
+    /// Prompts `[M, P, d]` of which every example gets those whose keys are nearest to its query.
+    Pool {
+        /// Tensor with the prompts `[M, P, d]`.
+        prompts: String,
+        /// Tensor with the keys `[M, q]`.
+        keys: String,
+        /// How many prompts an example gets.
+        top: usize,
+        /// What the query is, `[B, q]`: a feature of the backbone without prompts.
+        query: Pooling,
+        /// The feature is the mean of the prompts' rows instead of the backbone's.
+        from_rows: bool,
+    },
+    /// A network on the same input, merged into the feature.
+    Side {
+        /// Its convolutions.
+        layers: usize,
+        /// The feature that it is merged into.
+        pooling: Pooling,
+    },
     /// The pooled feature and the classifier on it.
     Head {
         /// How to pool.
@@ -132,6 +155,17 @@ pub struct Attached {
     pub feature: Option<ValueId>,
     /// Class scores `[B, K]`, if there is a head.
     pub logits: Option<ValueId>,
+    /// What draws keys to queries, if prompts are chosen by example.
+    pub pull: Option<Pull>,
+}
+
+/// The part of a prompt pool that its keys are trained by.
+#[derive(Clone, Copy, Debug)]
+pub struct Pull {
+    /// Queries `[B, q]`.
+    pub query: ValueId,
+    /// Sum of the cosines between a query and the keys that it chose, `[B]`.
+    pub nearness: ValueId,
 }
 
 /// Inserts `attachments` into `graph`, a copy of the backbone's. `tensors` names the values that
@@ -153,8 +187,9 @@ pub fn attach(
         current: HashMap::new(),
         wide_masks: HashMap::new(),
         front_rows: 0,
+        feature: None,
     };
-    let mut attached = Attached { feature: None, logits: None };
+    let mut attached = Attached { feature: None, logits: None, pull: None };
     // Heads read what all others changed.
     let (heads, others): (Vec<_>, Vec<_>) =
         attachments.iter().partition(|a| matches!(a, Attachment::Head { .. }));
@@ -187,9 +222,16 @@ pub fn attach(
             }
             Attachment::Head { pooling, classifier } => {
                 let (feature, logits) = head::insert(&mut context, *pooling, classifier)?;
-                attached = Attached { feature: Some(feature), logits: Some(logits) };
+                attached.feature = Some(feature);
+                attached.logits = Some(logits);
                 Ok(())
             }
+            Attachment::Pool { prompts, keys, top, query, from_rows } => {
+                let names = (prompts.as_str(), keys.as_str());
+                attached.pull = Some(pool::insert(&mut context, names, *top, *query, *from_rows)?);
+                Ok(())
+            }
+            Attachment::Side { layers, pooling } => side::insert(&mut context, *layers, *pooling),
         }?;
     }
     context.graph.infer_all()?;
@@ -207,6 +249,8 @@ struct Context<'a> {
     wide_masks: HashMap<ValueId, ValueId>,
     /// Rows in front of the first real row of the hidden state.
     front_rows: usize,
+    /// What the head reads in place of the pooled feature.
+    feature: Option<ValueId>,
 }
 
 impl Context<'_> {

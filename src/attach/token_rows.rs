@@ -23,15 +23,25 @@ pub(super) fn insert(
     }
     context.insert_after(&site.value, |g, v| {
         let rows = per_example(g, rows, v)?;
-        let axis = || Attrs::none().with("axis", 1i64);
-        if site.after == 0 {
-            return g.op("Concat", &[rows, v], axis());
-        }
-        let front = slice(g, v, 0, Some(site.after))?;
-        let back = slice(g, v, site.after, None)?;
-        g.op("Concat", &[front, rows, back], axis())
+        concat_behind(g, v, site.after, rows)
     })?;
     context.graph.infer_all()
+}
+
+/// `v [B, S, d]` with `rows [B, P, d]` behind its first `after` rows.
+pub(super) fn concat_behind(
+    g: &mut Graph,
+    v: ValueId,
+    after: usize,
+    rows: ValueId,
+) -> Result<ValueId, GraphError> {
+    let axis = || Attrs::none().with("axis", 1i64);
+    if after == 0 {
+        return g.op("Concat", &[rows, v], axis());
+    }
+    let front = slice(g, v, 0, Some(after))?;
+    let back = slice(g, v, after, None)?;
+    g.op("Concat", &[front, rows, back], axis())
 }
 
 /// Rows `from..to` of `v [B, S, ..]`; to the end without `to`.

@@ -60,6 +60,29 @@ pub fn cross_entropy(
     graph.op("Squeeze", &[loss, axes], Attrs::none())
 }
 
+/// Adds a term that rewards `score`, f32 `[B]`: `loss - strength * weight * sum(score)` over the rows
+/// with a label, as [`cross_entropy`] counts them. The surrogate loss of L2P (arXiv 2112.08654).
+///
+/// # Errors
+/// [`GraphError`] if the shapes are others.
+pub fn reward(
+    graph: &mut Graph,
+    loss: ValueId,
+    score: ValueId,
+    labels: ValueId,
+    (weight, strength): (ValueId, f32),
+) -> Result<ValueId, GraphError> {
+    let zero = graph.ints(&[0]);
+    let pads = graph.op("Less", &[labels, zero], Attrs::none())?;
+    let nothing = graph.float(0.0);
+    let counted = graph.op("Where", &[pads, nothing, score], Attrs::none())?;
+    let sum = graph.op("ReduceSum", &[counted, zero], Attrs::none().with("keepdims", 0))?;
+    let strength = graph.float(strength);
+    let sum = graph.op("Mul", &[sum, strength], Attrs::none())?;
+    let sum = graph.op("Mul", &[sum, weight], Attrs::none())?;
+    graph.op("Sub", &[loss, sum], Attrs::none())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,7 +20,7 @@ mod step;
 use std::collections::{HashMap, HashSet};
 
 pub use frontier::{Frontier, frontier, split};
-pub use loss::cross_entropy;
+pub use loss::{cross_entropy, reward};
 
 use crate::graph::{Dim, Graph, GraphError, ValueId};
 use step::Step;

@@ -1,5 +1,5 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training, head,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, head,
 };
 use crate::attach::{Attachment, OffsetSite};
 use crate::backbone::Manifest;
@@ -70,6 +70,6 @@ impl Method for Bias {
             add(format!("bias.{}", n.name), sites.width, OffsetSite::Norm(n.name.clone()));
         }
         attachments.push(head);
-        Ok(Plan { tensors, attachments, training: Training::Direct, position_rows: 0 })
+        Ok(Plan::new(tensors, attachments))
     }
 }

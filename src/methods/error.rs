@@ -40,6 +40,14 @@ pub enum MethodError {
         /// The backbone's name.
         backbone: String,
     },
+    /// There are more classes than the method can tell apart.
+    #[error("{classes} classes; this method takes at most {most}")]
+    Classes {
+        /// Number of classes.
+        classes: usize,
+        /// Most it takes.
+        most: usize,
+    },
 }
 
 impl MethodError {
@@ -50,6 +58,7 @@ impl MethodError {
             MethodError::UnknownSetting { .. } => "method.unknown-setting",
             MethodError::Setting { .. } => "method.setting",
             MethodError::Backbone { .. } => "method.backbone",
+            MethodError::Classes { .. } => "method.classes",
         }
     }
 }

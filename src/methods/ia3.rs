@@ -1,6 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, layers, need_blocks,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, head, layers,
+    need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -52,6 +52,6 @@ impl Method for Ia3 {
             }
         }
         attachments.push(head);
-        Ok(Plan { tensors, attachments, training: Training::Direct, position_rows: 0 })
+        Ok(Plan::new(tensors, attachments))
     }
 }

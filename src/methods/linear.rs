@@ -1,4 +1,4 @@
-use super::{Hyperparameters, Method, MethodError, Plan, Setting, Settings, Training, head};
+use super::{Hyperparameters, Method, MethodError, Plan, Setting, Settings, head};
 use crate::backbone::Manifest;
 
 /// A linear classifier on the pooled feature; the backbone runs once per example.
@@ -28,6 +28,6 @@ impl Method for Linear {
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
         let (tensors, head) = head(backbone, classes, settings)?;
-        Ok(Plan { tensors, attachments: vec![head], training: Training::Direct, position_rows: 0 })
+        Ok(Plan::new(tensors, vec![head]))
     }
 }

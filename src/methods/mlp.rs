@@ -1,6 +1,5 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, pooling,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, head, pooling,
 };
 use crate::attach::{Attachment, Classifier};
 use crate::backbone::Manifest;
@@ -48,6 +47,6 @@ impl Method for Mlp {
         }
         let attachments =
             vec![Attachment::Head { pooling, classifier: Classifier::Mlp { hidden } }];
-        Ok(Plan { tensors, attachments, training: Training::Direct, position_rows: 0 })
+        Ok(Plan::new(tensors, attachments))
     }
 }

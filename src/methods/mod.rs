@@ -5,27 +5,29 @@ mod adapter;
 mod bias;
 mod error;
 mod ia3;
+mod l2p;
 mod linear;
 mod lora;
 mod mlp;
 mod p_tuning_v2;
 mod partial;
+mod plan;
 mod prefix_tuning;
 mod prompt_tuning;
 mod prototypes;
 mod settings;
+mod side;
+mod tip_adapter;
 mod vpt_deep;
 mod vpt_shallow;
 
-use std::collections::HashMap;
-
 pub use error::MethodError;
+pub use plan::{Hyperparameters, Init, Plan, Purpose, Reparameterisation, TensorSpec, Training};
 pub use settings::{Setting, Settings};
 
 use crate::attach::{Attachment, Classifier};
 use crate::backbone::{Manifest, Pooling};
-use crate::graph::sites::{Modality, Role};
-use crate::graph::{Graph, GraphError, ValueId};
+use crate::graph::sites::Modality;
 
 /// A recipe: trainable tensors, attachments and defaults.
 pub trait Method: Send + Sync {
@@ -40,6 +42,21 @@ pub trait Method: Send + Sync {
 
     /// The defaults for training.
     fn hyperparameters(&self) -> Hyperparameters;
+
+    /// The settings of a delta made of `rows` rows; with `grows` they come on top of those that
+    /// `settings` tell of.
+    ///
+    /// # Errors
+    /// [`MethodError::Setting`] if a setting cannot be chosen.
+    fn settle(
+        &self,
+        settings: Settings,
+        rows: usize,
+        grows: bool,
+    ) -> Result<Settings, MethodError> {
+        let _ = (rows, grows);
+        Ok(settings)
+    }
 
     /// The plan on `backbone` for `classes` classes.
     ///
@@ -60,137 +77,6 @@ pub const COMMON_SETTINGS: &[Setting] = &[Setting {
     help: "feature: mean or cls of the last hidden state, output (the model's own), or auto (the backbone's)",
 }];
 
-/// Defaults for training, tuned for few shots.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Hyperparameters {
-    /// Peak learning rate of AdamW.
-    pub learning_rate: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
-    /// Passes over the data.
-    pub epochs: usize,
-}
-
-/// How a delta's tensors come about.
-pub enum Training {
-    /// By gradient descent on [`Plan::tensors`].
-    Direct,
-    /// By gradient descent on other tensors, from which [`Plan::tensors`] are computed.
-    Through(Box<dyn Reparameterisation>),
-    /// As class means, without gradients.
-    ClassMeans,
-}
-
-/// Trains other tensors than those that are served, and disappears afterwards.
-pub trait Reparameterisation: Send + Sync {
-    /// What is trained.
-    fn tensors(&self) -> Vec<TensorSpec>;
-
-    /// Adds the nodes that compute served tensors from trained ones; both by name.
-    ///
-    /// # Errors
-    /// [`GraphError`] if a tensor is missing.
-    fn expand(
-        &self,
-        graph: &mut Graph,
-        trained: &HashMap<String, ValueId>,
-    ) -> Result<HashMap<String, ValueId>, GraphError>;
-}
-
-/// What a method does on one backbone.
-pub struct Plan {
-    /// The tensors of the delta file.
-    pub tensors: Vec<TensorSpec>,
-    /// What they become.
-    pub attachments: Vec<Attachment>,
-    /// How they are found.
-    pub training: Training,
-    /// Rows that the method puts in front of the tokens' positions: inputs get shorter by that.
-    pub position_rows: usize,
-}
-
-/// A tensor of a delta.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TensorSpec {
-    /// Name in the file.
-    pub name: String,
-    /// Shape.
-    pub shape: Vec<usize>,
-    /// How it starts.
-    pub init: Init,
-    /// Whether weight decay applies: to matrices, not to biases.
-    pub decay: bool,
-}
-
-/// How a tensor starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Init {
-    /// Zeros.
-    Zeros,
-    /// Uniform in +-1/sqrt(fan in): the default of a torch linear layer.
-    FanIn(usize),
-    /// Normal with standard deviation 1: the default of a torch embedding.
-    Normal,
-    /// Ones.
-    Ones,
-    /// Rows of real activations at the token site.
-    TokenRows,
-    /// Rows of real activations at the input of a block.
-    LayerRows(usize),
-    /// Rows of real keys of a layer.
-    Keys(usize),
-    /// Rows of real values of a layer.
-    Values(usize),
-    /// The frozen weight of a linear layer.
-    LinearWeight(usize, Role),
-    /// Its bias.
-    LinearBias(usize, Role),
-    /// The frozen gain of a normalisation, by its position among the sites.
-    NormWeight(usize),
-    /// Its shift.
-    NormBias(usize),
-    /// The class-mean classifier on the untrained features: weight, bias.
-    HeadWeight,
-    /// See [`Init::HeadWeight`].
-    HeadBias,
-    /// Not trained: computed from features.
-    ClassMeans,
-}
-
-impl TensorSpec {
-    fn new(name: impl Into<String>, shape: &[usize], init: Init) -> TensorSpec {
-        TensorSpec { name: name.into(), shape: shape.to_vec(), init, decay: shape.len() > 1 }
-    }
-
-    /// Number of elements.
-    pub fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// True if there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl Plan {
-    /// Number of values in the delta file.
-    pub fn parameters(&self) -> usize {
-        self.tensors.iter().map(TensorSpec::len).sum()
-    }
-
-    /// The tensors that gradient descent changes.
-    pub fn trained(&self) -> Vec<TensorSpec> {
-        match &self.training {
-            Training::Through(r) => {
-                let head = self.tensors.iter().filter(|t| t.name.starts_with("head.")).cloned();
-                r.tensors().into_iter().chain(head).collect()
-            }
-            Training::Direct | Training::ClassMeans => self.tensors.clone(),
-        }
-    }
-}
-
 /// All methods.
 pub fn all() -> &'static [&'static dyn Method] {
     &[
@@ -206,7 +92,11 @@ pub fn all() -> &'static [&'static dyn Method] {
         &ia3::Ia3,
         &bias::Bias,
         &adapter::Adapter,
+        &side::Side,
+        &l2p::L2p,
         &prototypes::Prototypes,
+        &tip_adapter::TipAdapter,
+        &tip_adapter::TipAdapterF,
     ]
 }
 
@@ -260,12 +150,13 @@ fn need_blocks(backbone: &Manifest, method: &'static str) -> Result<(), MethodEr
     Err(MethodError::Backbone { method, needs, backbone })
 }
 
-/// Refuses a backbone that does not read pictures.
-fn needs_pictures(method: &'static str, backbone: &Manifest) -> Result<(), MethodError> {
-    if backbone.sites.modality == Modality::Image && !backbone.sites.layers.is_empty() {
+/// Refuses a backbone that is no transformer over the patches of a picture or a sound.
+fn need_patches(method: &'static str, backbone: &Manifest) -> Result<(), MethodError> {
+    if backbone.sites.modality != Modality::Text && !backbone.sites.layers.is_empty() {
         return Ok(());
     }
-    let (needs, backbone) = ("a transformer over pictures".to_owned(), backbone.name.clone());
+    let (needs, backbone) =
+        ("a transformer over pictures or sounds".to_owned(), backbone.name.clone());
     Err(MethodError::Backbone { method, needs, backbone })
 }
 

@@ -1,6 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, need_blocks,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, head,
+    need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -59,6 +59,6 @@ impl Method for Partial {
             attachments.push(Attachment::ReplaceNorm { name: n.name.clone(), prefix });
         }
         attachments.push(head);
-        Ok(Plan { tensors, attachments, training: Training::Direct, position_rows: 0 })
+        Ok(Plan::new(tensors, attachments))
     }
 }

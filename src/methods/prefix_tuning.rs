@@ -92,7 +92,7 @@ pub(super) fn kv_plan(
         let (keys, values) = (key_name(layer), value_name(layer));
         // Rows are no weights: decay would pull them away from where real activations lie.
         for (name, init) in [(&keys, Init::Keys(layer)), (&values, Init::Values(layer))] {
-            tensors.push(TensorSpec { decay: false, ..TensorSpec::new(name, &shape, init) });
+            tensors.push(TensorSpec::new(name, &shape, init).no_decay());
         }
         attachments.push(Attachment::KvRows { layer, keys, values, count });
     }
@@ -101,7 +101,7 @@ pub(super) fn kv_plan(
     }
     attachments.push(head);
     let position_rows = if shifted { count } else { 0 };
-    Ok(Plan { tensors, attachments, training: Training::Direct, position_rows })
+    Ok(Plan { position_rows, ..Plan::new(tensors, attachments) })
 }
 
 /// `Linear2(tanh(Linear1(E)))`, `[P, 2Ld]` split into slots of keys and values: slot 2i holds the

@@ -1,6 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, need_blocks,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, head,
+    need_blocks,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -48,10 +48,6 @@ pub(super) fn prompt_plan(
     let (mut tensors, head) = head(backbone, classes, settings)?;
     tensors.push(TensorSpec::new("prompt", &[count, backbone.sites.width], Init::TokenRows));
     let rows = Attachment::TokenRows { rows: "prompt".into(), count };
-    Ok(Plan {
-        tensors,
-        attachments: vec![rows, head],
-        training: Training::Direct,
-        position_rows: if backbone.sites.positions.is_some() { count } else { 0 },
-    })
+    let position_rows = if backbone.sites.positions.is_some() { count } else { 0 };
+    Ok(Plan { position_rows, ..Plan::new(tensors, vec![rows, head]) })
 }

@@ -1,6 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    pooling,
+    Hyperparameters, Init, Method, MethodError, Plan, Purpose, Setting, Settings, TensorSpec,
+    Training, pooling,
 };
 use crate::attach::{Attachment, Classifier};
 use crate::backbone::Manifest;
@@ -40,14 +40,11 @@ impl Method for Prototypes {
         let width = backbone.feature_width(pooling);
         let tensors = vec![
             TensorSpec::new("prototypes.mean", &[classes, width], Init::ClassMeans),
-            TensorSpec::new("prototypes.count", &[classes], Init::ClassMeans),
+            TensorSpec::new("prototypes.count", &[classes], Init::ClassCounts)
+                .purpose(Purpose::Counts),
         ];
         let classifier = Classifier::Prototypes { scale: settings.positive("scale")? };
-        Ok(Plan {
-            tensors,
-            attachments: vec![Attachment::Head { pooling, classifier }],
-            training: Training::ClassMeans,
-            position_rows: 0,
-        })
+        let head = Attachment::Head { pooling, classifier };
+        Ok(Plan { training: Training::Features, ..Plan::new(tensors, vec![head]) })
     }
 }

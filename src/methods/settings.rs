@@ -44,6 +44,15 @@ impl Settings {
         Ok(Settings(map))
     }
 
+    /// The same with another value for a setting that there is.
+    pub(super) fn with(mut self, name: &str, value: String) -> Result<Settings, MethodError> {
+        match self.0.get_mut(name) {
+            Some(v) => *v = value,
+            None => return Err(self.bad(name, "a setting of the method")),
+        }
+        Ok(self)
+    }
+
     /// As the `config` of a delta.
     pub fn to_json(&self) -> serde_json::Value {
         self.0.iter().map(|(k, v)| (k.clone(), serde_json::Value::from(v.clone()))).collect()

@@ -1,6 +1,6 @@
 use super::{
-    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, Training,
-    head, needs_pictures,
+    Hyperparameters, Init, Method, MethodError, Plan, Setting, Settings, TensorSpec, head,
+    need_patches,
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
@@ -40,7 +40,7 @@ impl Method for VptDeep {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
-        needs_pictures("vpt-deep", backbone)?;
+        need_patches("vpt-deep", backbone)?;
         let count = settings.count("rows", 1..=1024)?;
         let in_sequence = settings.choice("form", &["kv", "rows"])? == "rows";
         let (mut tensors, head) = head(backbone, classes, settings)?;
@@ -49,11 +49,10 @@ impl Method for VptDeep {
             let rows = format!("prompt.{layer}");
             let shape = [count, backbone.sites.width];
             // Rows are no weights: decay would pull them away from where real activations lie.
-            let spec = TensorSpec::new(&rows, &shape, Init::LayerRows(layer));
-            tensors.push(TensorSpec { decay: false, ..spec });
+            tensors.push(TensorSpec::new(&rows, &shape, Init::LayerRows(layer)).no_decay());
             attachments.push(Attachment::DeepRows { layer, rows, count, in_sequence });
         }
         attachments.push(head);
-        Ok(Plan { tensors, attachments, training: Training::Direct, position_rows: 0 })
+        Ok(Plan::new(tensors, attachments))
     }
 }

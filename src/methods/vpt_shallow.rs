@@ -1,5 +1,5 @@
 use super::prompt_tuning::prompt_plan;
-use super::{Hyperparameters, Method, MethodError, Plan, Setting, Settings, needs_pictures};
+use super::{Hyperparameters, Method, MethodError, Plan, Setting, Settings, need_patches};
 use crate::backbone::Manifest;
 
 /// VPT-shallow (Jia et al. 2022, arXiv 2203.12119): P trained rows `prompt [P, d]` between the class
@@ -29,7 +29,7 @@ impl Method for VptShallow {
         classes: usize,
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
-        needs_pictures("vpt-shallow", backbone)?;
+        need_patches("vpt-shallow", backbone)?;
         prompt_plan(backbone, classes, settings)
     }
 }

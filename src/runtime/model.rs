@@ -13,7 +13,7 @@ use super::task::Reserved;
 use super::{RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
-use crate::data::{Dataset, Source, TextEncoder};
+use crate::data::{Augment, Dataset, MediaSpec, Picture, Source, TextEncoder};
 use crate::delta::Delta;
 use crate::engine::Engine;
 use crate::graph::sites::Modality;
@@ -156,6 +156,29 @@ impl Model {
             }
             .into()),
         }
+    }
+
+    /// A random view of the picture in row `row` of `data`, drawn from (seed, stream).
+    ///
+    /// # Errors
+    /// As [`Model::sample_of_file`], and if the backbone does not read pictures.
+    pub fn view(
+        &self,
+        data: &Dataset,
+        row: usize,
+        augment: &Augment,
+        draw: (u64, u64),
+    ) -> Result<Sample, Error> {
+        let Some(MediaSpec::Image(spec)) = &self.backbone.manifest().preprocess else {
+            return Err(RuntimeError::Input {
+                backbone: self.backbone.manifest().name.clone(),
+                takes: "no pictures",
+                given: "pictures to augment",
+            }
+            .into());
+        };
+        let picture = Picture::decode(&data.bytes(row)?, &data.file(row))?;
+        Ok(Sample::Dense(augment.tensor(&picture, spec, draw.0, draw.1)?))
     }
 
     /// Bytes of all resident deltas' tensors.

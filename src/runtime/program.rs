@@ -156,13 +156,9 @@ impl Compiled {
     }
 }
 
-/// The tensors of `plan` that prediction reads. Counts are only for adding to the means later.
+/// The tensors of `plan` that prediction reads, in their order.
 pub(super) fn served(plan: &Plan) -> Vec<TensorSpec> {
-    plan.tensors.iter().filter(|t| !is_count(t)).cloned().collect()
-}
-
-pub(super) fn is_count(spec: &TensorSpec) -> bool {
-    spec.name == "prototypes.count"
+    plan.served().cloned().collect()
 }
 
 /// Two plans with the same signature share programs.

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::f16;
 
 use super::inputs::InputLimit;
-use super::program::{Compiled, Slot, is_count, served};
+use super::program::{Compiled, Slot, served};
 use super::{Inputs, RuntimeError};
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::delta::{Delta, Metadata, TensorSpec};
 use crate::engine::{Bound, Engine, Feed};
-use crate::methods::{self, Plan, Settings};
+use crate::methods::{self, Plan, Purpose, Settings};
 use crate::tensor::Tensor;
 
 /// A delta that is ready to predict: validated, with its program and with its tensors in the form
@@ -73,12 +73,11 @@ pub fn plan_of(backbone: &Backbone, delta: &Delta) -> Result<Plan, Error> {
 pub fn expected_tensors(plan: &Plan) -> Vec<TensorSpec> {
     let spec = |t: &methods::TensorSpec| {
         let spec = TensorSpec::new(&t.name, &t.shape);
-        let spec = if is_count(t) { spec.counts() } else { spec };
-        let per_label = ["head.weight", "head.bias", "prototypes.mean", "prototypes.count"];
-        match per_label.contains(&t.name.as_str()) {
-            true => spec.per_label(),
-            false => spec,
-        }
+        let spec = match t.purpose {
+            Purpose::Trained | Purpose::Fixed => spec,
+            Purpose::Numbers | Purpose::Counts => spec.counts(),
+        };
+        if t.per_class() { spec.per_label() } else { spec }
     };
     plan.tensors.iter().map(spec).collect()
 }

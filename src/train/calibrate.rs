@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use serde_json::json;
@@ -8,7 +8,7 @@ use super::options::{Ended, Event, Example, Observer, OptimizerKind, Options, Re
 use super::runner::{Runner, Values, run};
 use super::{
     Best, Checkpoint, Optimizer, ParamSpec, Rule, Sampler, Schedule, Shape, Task, TrainError,
-    clip_global_norm, initial, plan,
+    clip_global_norm, plan,
 };
 use crate::Error;
 use crate::backbone::Backbone;
@@ -44,16 +44,16 @@ pub fn calibrate(
     Run::new(task, backbone, &**engine, &plan, options)?.go(observer)
 }
 
-struct Run<'a> {
-    task: &'a Task<'a>,
-    backbone: &'a Backbone,
-    engine: &'a dyn Engine,
-    plan: &'a Plan,
-    options: &'a Options,
+pub(super) struct Run<'a> {
+    pub(super) task: &'a Task<'a>,
+    pub(super) backbone: &'a Backbone,
+    pub(super) engine: &'a dyn Engine,
+    pub(super) plan: &'a Plan,
+    pub(super) options: &'a Options,
     hyper: Hyperparameters,
-    examples: Vec<Example>,
-    train: Vec<usize>,
-    validation: Vec<usize>,
+    pub(super) examples: Vec<Example>,
+    pub(super) train: Vec<usize>,
+    pub(super) validation: Vec<usize>,
     started: Instant,
 }
 
@@ -66,6 +66,7 @@ impl<'a> Run<'a> {
         options: &'a Options,
     ) -> Result<Run<'a>, Error> {
         options.check()?;
+        super::views::check(task, options)?;
         let classes = task.labels.len();
         let examples: Vec<Example> = task.train.iter().chain(&task.validation).cloned().collect();
         if let Some(e) = examples.iter().find(|e| e.label >= classes) {
@@ -99,11 +100,14 @@ impl<'a> Run<'a> {
     }
 
     fn go(self, observer: &mut dyn Observer) -> Result<(Delta, Report), Error> {
-        let cached = Graphs::new(self.backbone, self.plan, self.options.cache)?;
-        let plain = Graphs::new(self.backbone, self.plan, false)?;
+        let absent = self.absent();
+        let graphs = |cache| Graphs::new(self.backbone, self.plan, &absent, cache);
+        // A view is new in every step.
+        let cached = graphs(self.options.cache && !self.augments())?;
+        let plain = graphs(false)?;
         let per_epoch = self.train.len().div_ceil(self.options.batch) as u64;
         let steps = match self.plan.training {
-            Training::ClassMeans => 0,
+            Training::Features => 0,
             _ => per_epoch * self.hyper.epochs as u64,
         };
         let budget = plan::budget(&cached, &plain, self.plan, &self.examples, steps, self.options)?;
@@ -124,7 +128,7 @@ impl<'a> Run<'a> {
             history: vec![],
         };
         let tensors = match self.plan.training {
-            Training::ClassMeans => self.class_means(&mut runner, &mut report)?,
+            Training::Features => self.closed(&mut runner, &mut report)?,
             _ => self.descend(&mut runner, &mut report, observer)?,
         };
         drop(runner);
@@ -137,43 +141,32 @@ impl<'a> Run<'a> {
         Ok((delta, report))
     }
 
-    fn labels(&self, rows: &[usize]) -> Vec<usize> {
+    pub(super) fn labels(&self, rows: &[usize]) -> Vec<usize> {
         rows.iter().map(|&r| self.examples[r].label).collect()
     }
 
-    fn class_means(
+    /// Classes that no row is of, where these do not compete.
+    fn absent(&self) -> Vec<usize> {
+        if !self.options.mask_classes.unwrap_or(self.plan.mask_classes) {
+            return vec![];
+        }
+        let present: HashSet<usize> = self.labels(&self.train).into_iter().collect();
+        (0..self.task.labels.len()).filter(|k| !present.contains(k)).collect()
+    }
+
+    /// A delta without gradients.
+    fn closed(
         &self,
         runner: &mut Runner<'_>,
         report: &mut Report,
     ) -> Result<BTreeMap<String, Tensor>, Error> {
-        let unit = |mut x: Vec<f32>| {
-            let length = x.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-6);
-            x.iter_mut().for_each(|v| *v /= length);
-            x
-        };
-        let none = vec![];
-        let features = runner.features(&self.examples, &self.train, &none)?;
-        let features: Vec<Vec<f32>> = features.into_iter().map(unit).collect();
-        let (classes, d) = (self.task.labels.len(), features.first().map_or(0, Vec::len));
-        let (mut means, mut counts) =
-            initial::class_means(&features, &self.labels(&self.train), classes);
-        if let Some(parent) = self.task.parent {
-            add_means(parent, &mut means, &mut counts);
-        }
+        let values = self.start(runner)?;
         if !self.validation.is_empty() {
-            let held = runner.features(&self.examples, &self.validation, &none)?;
-            let units: Vec<Vec<f32>> = means.chunks(d).map(|m| unit(m.to_vec())).collect();
-            let scores = held
-                .iter()
-                .map(|x| units.iter().map(|m| m.iter().zip(x).map(|(a, b)| a * b).sum()).collect());
-            let accuracy = accuracy(&scores.collect::<Vec<_>>(), &self.labels(&self.validation));
-            report.validation_accuracy = Some(accuracy);
-            report.untrained_accuracy = Some(accuracy);
+            let v = self.validate(runner, &values, 0)?;
+            report.validation_accuracy = Some(v.accuracy);
+            report.untrained_accuracy = Some(v.accuracy);
         }
-        Ok(BTreeMap::from([
-            ("prototypes.mean".to_owned(), Tensor::new(&[classes, d], &means)?),
-            ("prototypes.count".to_owned(), Tensor::vector(&counts)),
-        ]))
+        self.fixed(runner)
     }
 
     /// What a checkpoint must agree on.
@@ -193,6 +186,8 @@ impl<'a> Run<'a> {
             "warmup": self.options.warmup,
             "optimizer": self.options.optimizer,
             "clip": self.options.clip,
+            "augment": self.options.augment,
+            "mask_classes": self.options.mask_classes,
         })
     }
 
@@ -218,21 +213,7 @@ impl<'a> Run<'a> {
             // Nothing is trained yet: there is nothing to keep.
             return Err(TrainError::Interrupted { step: 0, checkpoint: None }.into());
         }
-        let mut values = initial::values(
-            self.backbone,
-            self.engine,
-            &runner.graphs.tensors,
-            &self.examples,
-            &self.train,
-            self.options.seed,
-        )?;
-        match self.task.parent {
-            Some(parent) => values = self.unpack(runner, parent.tensors(), &values),
-            None => {
-                let classes = self.task.labels.len();
-                initial::set_head(runner, &self.examples, &self.train, classes, &mut values)?;
-            }
-        }
+        let mut values = self.start(runner)?;
         runner.forget_features();
 
         let specs: Vec<ParamSpec> = runner
@@ -278,7 +259,14 @@ impl<'a> Run<'a> {
             let lr = Schedule { peak, warmup, shape: Shape::Cosine }.lr(step, steps);
             let epoch = sampler.epoch();
             let rows = sampler.next_batch();
-            let (loss, mut grads) = runner.step(&self.examples, &rows, &values)?;
+            let (loss, mut grads) = match self.augments() {
+                false => runner.step(&self.examples, &rows, &values)?,
+                true => {
+                    let views = self.views(&rows, step * self.options.batch as u64)?;
+                    let all: Vec<usize> = (0..views.len()).collect();
+                    runner.step(&views, &all, &values)?
+                }
+            };
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, learning_rate: peak }.into());
             }
@@ -392,6 +380,7 @@ impl<'a> Run<'a> {
         values: &Values,
     ) -> Result<BTreeMap<String, Tensor>, Error> {
         let mut tensors = pack(runner, values)?;
+        tensors.extend(self.fixed(runner)?);
         if let Training::Through(r) = &self.plan.training {
             let mut graph = Graph::new();
             let mut inputs = HashMap::new();
@@ -436,26 +425,6 @@ impl<'a> Run<'a> {
             metadata.self_test.push(SelfTest { input, logits, tolerance });
         }
         Ok(Delta::new(metadata, tensors)?)
-    }
-}
-
-/// Adds the means of an earlier delta, each weighted by the examples it was made of.
-fn add_means(parent: &Delta, means: &mut [f32], counts: &mut [i64]) {
-    let tensor = |name: &str| parent.tensor(name);
-    let (Some(old), Some(old_counts)) = (tensor("prototypes.mean"), tensor("prototypes.count"))
-    else {
-        return;
-    };
-    let (old, old_counts) = (old.to_f32(), old_counts.as_slice::<i64>().unwrap_or_default());
-    let d = means.len() / counts.len().max(1);
-    let rows = means.chunks_mut(d.max(1)).zip(counts).zip(old.chunks(d.max(1)).zip(old_counts));
-    for ((mean, count), (old, &old_count)) in rows {
-        // A file may hold any number.
-        let old_count = old_count.clamp(0, 1 << 40);
-        let total = (*count + old_count).max(1) as f32;
-        let (new, old_share) = (*count as f32 / total, old_count as f32 / total);
-        mean.iter_mut().zip(old).for_each(|(m, o)| *m = *m * new + o * old_share);
-        *count += old_count;
     }
 }
 

@@ -17,6 +17,14 @@ pub enum TrainError {
         /// What is accepted.
         want: &'static str,
     },
+    /// Something else than pictures cannot be augmented.
+    #[error(
+        "augmentation changes pictures, and the backbone `{backbone}` does not read any; leave it out"
+    )]
+    NoPictures {
+        /// The backbone's name.
+        backbone: String,
+    },
     /// There are no rows to train on, or batches of none.
     #[error("nothing to train on: {rows} rows in batches of {batch_size}")]
     NoBatches {
@@ -168,6 +176,7 @@ impl TrainError {
     pub fn code(&self) -> &'static str {
         match self {
             TrainError::Setting { .. } => "train.setting",
+            TrainError::NoPictures { .. } => "train.no-pictures",
             TrainError::NoBatches { .. } => "train.no-batches",
             TrainError::Position { .. } => "train.position",
             TrainError::TensorCount { .. } => "train.tensor-count",

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng;
 
 use super::options::Example;
-use super::runner::{Runner, Values};
+use super::runner::Values;
 use crate::Error;
 use crate::attach::frozen_parameters;
 use crate::backbone::{Backbone, site};
@@ -19,10 +19,12 @@ use crate::runtime::encode_batch;
 /// Streams of random numbers; the sampler uses the numbers of epochs.
 const VALUES_STREAM: u64 = 1 << 40;
 const ROWS_STREAM: u64 = 1 << 41;
+const QUERIES_STREAM: u64 = 1 << 43;
 /// How many examples real activations are taken from.
 const EXAMPLES: usize = 32;
 
-/// Initial values of `tensors`, except the head's, which stay zero until the features are known.
+/// Initial values of `tensors`, except what follows from features or queries, which stays zero until
+/// they are known.
 /// Prompts and prefixes start as real activations at their site, of random tokens of random
 /// `rows` (random values make gradients noisy on an int8 backbone).
 pub(super) fn values(
@@ -53,11 +55,10 @@ pub(super) fn values(
             | Init::NormBias(_) => frozen(backbone, t.init)?,
             Init::TokenRows | Init::LayerRows(_) | Init::Keys(_) | Init::Values(_) => {
                 let name = source(backbone, t.init).unwrap_or_default();
-                real.rows(&name, t.shape[0])
+                real.values(&name, t.len())
             }
-            Init::Zeros | Init::HeadWeight | Init::HeadBias | Init::ClassMeans => {
-                vec![0.0; t.len()]
-            }
+            // Those of the features come when these are known.
+            _ => vec![0.0; t.len()],
         });
     }
     Ok(out)
@@ -129,14 +130,10 @@ impl Activations {
         Ok(Activations(found))
     }
 
-    fn rows(&self, name: &str, count: usize) -> Vec<f32> {
+    /// `count` values of row after row, from the start again if they run out.
+    fn values(&self, name: &str, count: usize) -> Vec<f32> {
         let rows = self.0.get(name).map_or(&[][..], Vec::as_slice);
-        rows.iter()
-            .cycle()
-            .take(if rows.is_empty() { 0 } else { count })
-            .flatten()
-            .copied()
-            .collect()
+        rows.iter().flatten().copied().cycle().take(count).collect()
     }
 }
 
@@ -185,26 +182,12 @@ pub(super) fn class_means(
     (sums.into_iter().enumerate().map(mean).collect(), counts)
 }
 
-/// Sets the head of `values` to the class-mean classifier on the features that the other values
-/// give.
-pub(super) fn set_head(
-    runner: &mut Runner<'_>,
-    examples: &[Example],
-    rows: &[usize],
-    classes: usize,
-    values: &mut Values,
-) -> Result<(), Error> {
-    let features = runner.features(examples, rows, values)?;
-    let labels: Vec<usize> = rows.iter().map(|&r| examples[r].label).collect();
-    let (weight, bias) = class_mean_head(&features, &labels, classes);
-    for (t, v) in runner.graphs.tensors.iter().zip(values) {
-        match t.init {
-            Init::HeadWeight => v.clone_from(&weight),
-            Init::HeadBias => v.clone_from(&bias),
-            _ => {}
-        }
-    }
-    Ok(())
+/// `count` of `rows`, drawn without repetition as far as they go.
+pub(super) fn some(rows: &[usize], count: usize, seed: u64) -> Vec<usize> {
+    let mut rows = rows.to_vec();
+    crate::data::shuffle::shuffle(&mut rows, &mut rng(seed, QUERIES_STREAM));
+    rows.truncate(count);
+    rows
 }
 
 fn uniform(rng: &mut ChaCha8Rng) -> f32 {

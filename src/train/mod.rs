@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod checkpoint;
+mod closed;
 mod compare;
 mod error;
 mod evaluate;
@@ -18,14 +19,17 @@ mod runner;
 mod runs;
 mod sampler;
 mod schedule;
+mod start;
 mod table;
 mod task;
+mod views;
 
 pub use calibrate::calibrate;
 pub use checkpoint::{Best, Checkpoint};
 pub use compare::{Comparison, Terms, Trial};
 pub use error::TrainError;
 pub use evaluate::{ClassScore, Evaluation, evaluate, examples};
+pub use graphs::loss;
 pub use optimizer::{Moments, Optimizer, OptimizerState, ParamSpec, Rule, clip_global_norm};
 pub use options::{
     Budget, Ended, Event, Example, Observer, OptimizerKind, Options, Report, Validation,

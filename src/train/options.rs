@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::TrainError;
+use crate::data::Augment;
 use crate::runtime::Sample;
 
 /// Most epochs, and most rows of a step.
@@ -59,6 +60,11 @@ pub struct Options {
     pub max_time: Option<Duration>,
     /// Keep what does not depend on the delta.
     pub cache: bool,
+    /// Random views of training pictures instead of the pictures themselves.
+    pub augment: Augment,
+    /// Only the classes of the training rows compete in the loss, so that nothing is learned
+    /// against those of an earlier delta; `None` leaves it to the method.
+    pub mask_classes: Option<bool>,
     /// Where an interrupted run is kept, and where it is looked for.
     pub checkpoint: Option<PathBuf>,
 }
@@ -79,12 +85,19 @@ impl Default for Options {
             max_ram: None,
             max_time: None,
             cache: true,
+            augment: Augment::default(),
+            mask_classes: None,
             checkpoint: None,
         }
     }
 }
 
 impl Options {
+    /// True if training pictures are changed.
+    pub fn augments(&self) -> bool {
+        self.augment != Augment::default()
+    }
+
     /// Refuses numbers that no run can use.
     ///
     /// # Errors

@@ -39,13 +39,11 @@ pub(super) fn budget(
     let candidate = |graphs: &Graphs, micro_batch: usize| {
         let cache_bytes: usize =
             examples.iter().map(|e| graphs.frontier_bytes(e.input.tokens())).sum();
-        let all = [Some(&graphs.step), Some(&graphs.forward), graphs.prefix.as_ref()];
-        let all = all.into_iter().chain([Some(&graphs.feature)]).flatten();
-        let alive = all.clone().map(|g| peak_bytes(g, micro_batch, longest)).max().unwrap_or(0);
+        let alive = graphs.all().map(|g| peak_bytes(g, micro_batch, longest)).max().unwrap_or(0);
         // The engine gets a copy of its inputs.
-        let copies = all.clone().map(|g| input_bytes(g, micro_batch, longest)).max().unwrap_or(0);
+        let copies = graphs.all().map(|g| input_bytes(g, micro_batch, longest)).max().unwrap_or(0);
         let run = alive + copies + alive / 100 * OVERHEAD;
-        let programs: usize = all.map(|g| g.nodes.len() * BYTES_PER_NODE).sum();
+        let programs: usize = graphs.all().map(|g| g.nodes.len() * BYTES_PER_NODE).sum();
         let budget = Budget {
             micro_batch,
             cached: graphs.prefix.is_some(),

@@ -20,6 +20,8 @@ pub(super) struct Runner<'a> {
     engine: &'a dyn Engine,
     pub graphs: Graphs,
     pub micro: usize,
+    /// Tensors of the delta that are not trained.
+    pub fixed: HashMap<String, Tensor>,
     programs: HashMap<Kind, Arc<dyn Program>>,
     /// Frontier values of every example, cut to its length.
     cache: Vec<Option<Vec<Tensor>>>,
@@ -31,6 +33,7 @@ enum Kind {
     Step,
     Forward,
     Feature,
+    Query,
 }
 
 impl<'a> Runner<'a> {
@@ -40,7 +43,8 @@ impl<'a> Runner<'a> {
         graphs: Graphs,
         micro: usize,
     ) -> Runner<'a> {
-        Runner { backbone, engine, graphs, micro, programs: HashMap::new(), cache: vec![] }
+        let (fixed, programs) = (HashMap::new(), HashMap::new());
+        Runner { backbone, engine, graphs, micro, fixed, programs, cache: vec![] }
     }
 
     fn program(&mut self, kind: Kind) -> Result<Arc<dyn Program>, Error> {
@@ -52,6 +56,7 @@ impl<'a> Runner<'a> {
             Kind::Step => &self.graphs.step,
             Kind::Forward => &self.graphs.forward,
             Kind::Feature => &self.graphs.feature,
+            Kind::Query => self.graphs.query.as_ref().unwrap_or(&self.graphs.feature),
         };
         let program = self.engine.compile(graph, &[(Dim::BATCH, self.micro)])?;
         self.programs.insert(kind, program.clone());
@@ -61,6 +66,7 @@ impl<'a> Runner<'a> {
     /// Drops programs that are not needed any more.
     pub fn forget_features(&mut self) {
         self.programs.remove(&Kind::Feature);
+        self.programs.remove(&Kind::Query);
     }
 
     /// Computes the frozen part of all `examples`; `progress` gets the number done.
@@ -168,6 +174,15 @@ impl<'a> Runner<'a> {
         self.forward(Kind::Feature, examples, rows, tensors)
     }
 
+    /// What prompts are chosen by, row by row in their order.
+    pub fn queries(
+        &mut self,
+        examples: &[Example],
+        rows: &[usize],
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        self.forward(Kind::Query, examples, rows, HashMap::new())
+    }
+
     fn forward(
         &mut self,
         kind: Kind,
@@ -198,7 +213,9 @@ impl<'a> Runner<'a> {
 
     fn tensors(&self, values: &Values) -> Result<HashMap<String, Tensor>, TensorError> {
         let named = self.graphs.tensors.iter().zip(values);
-        named.map(|(t, v)| Ok((t.name.clone(), Tensor::new(&t.shape, v)?))).collect()
+        let trained = named.map(|(t, v)| Ok((t.name.clone(), Tensor::new(&t.shape, v)?)));
+        let fixed = self.fixed.iter().map(|(name, t)| Ok((name.clone(), t.clone())));
+        trained.chain(fixed).collect()
     }
 }
 

@@ -19,6 +19,10 @@ pub struct Task<'a> {
     pub name: String,
     /// Class names.
     pub labels: Vec<String>,
+    /// Where the rows are from.
+    pub data: &'a Dataset,
+    /// Numbers of the rows that are trained on.
+    pub rows: Vec<usize>,
     /// What is trained on.
     pub train: Vec<Example>,
     /// What is held out.
@@ -40,7 +44,7 @@ impl<'a> Task<'a> {
         model: &'a Model,
         method: &'a dyn Method,
         settings: Settings,
-        data: &Dataset,
+        data: &'a Dataset,
         train: &[usize],
         validation: &[usize],
     ) -> Result<Task<'a>, Error> {
@@ -48,8 +52,8 @@ impl<'a> Task<'a> {
         Task::with_labels(model, method, settings, data, (train, validation), vec![], None)
     }
 
-    /// A task that goes on from `parent` with more rows: class means take them in, with new
-    /// classes behind the old ones; other methods train on from its tensors, with its classes.
+    /// A task that goes on from `parent` with more rows: class means take them in, caches add
+    /// them, and other methods train on from its tensors. New classes come behind the old ones.
     /// Method and settings are those of `parent`.
     ///
     /// # Errors
@@ -58,7 +62,7 @@ impl<'a> Task<'a> {
     pub fn from_parent(
         model: &'a Model,
         parent: &'a Delta,
-        data: &Dataset,
+        data: &'a Dataset,
         train: &[usize],
         validation: &[usize],
     ) -> Result<Task<'a>, Error> {
@@ -74,20 +78,14 @@ impl<'a> Task<'a> {
         }
         let rows = (train, validation);
         let task = Task::with_labels(model, method, settings, data, rows, known, Some(parent))?;
-        match plan.training {
-            Training::Direct if task.labels.len() > metadata.labels.len() => Err(refuse(format!(
-                "class {:?} is new, and only prototypes take in new classes",
-                task.labels[metadata.labels.len()]
-            )))?,
-            _ => Ok(Task { name: metadata.task.clone(), ..task }),
-        }
+        Ok(Task { name: metadata.task.clone(), ..task })
     }
 
     fn with_labels(
         model: &'a Model,
         method: &'a dyn Method,
         settings: Settings,
-        data: &Dataset,
+        data: &'a Dataset,
         (train, validation): (&[usize], &[usize]),
         mut labels: Vec<String>,
         parent: Option<&'a Delta>,
@@ -101,6 +99,7 @@ impl<'a> Task<'a> {
         new.sort_unstable();
         new.dedup();
         labels.extend(new);
+        let settings = method.settle(settings, train.len(), parent.is_some())?;
         let plan = method.plan(model.backbone().manifest(), labels.len(), &settings)?;
         let limit = InputLimit::new(model.backbone(), &plan);
         let read = |rows: &[usize]| examples(model, data, rows, &labels, limit);
@@ -109,6 +108,8 @@ impl<'a> Task<'a> {
             method,
             settings,
             name: String::new(),
+            data,
+            rows: train.to_vec(),
             train: read(train)?,
             validation: read(validation)?,
             labels,

@@ -24,12 +24,13 @@ fn model(dir: &Path) -> Model {
 }
 
 fn task<'a>(model: &'a Model, method: &str, set: &[(&str, &str)], held: f64) -> Task<'a> {
-    let data = colours(12);
+    // The task borrows it.
+    let data: &Dataset = Box::leak(Box::new(colours(12)));
     let all: Vec<usize> = (0..data.rows.len()).collect();
     let (train, validation) = data.holdout(&all, held, 0).unwrap();
     let method = methods::find(method).unwrap();
     let settings = Settings::resolve(method, set.iter().copied()).unwrap();
-    Task::new(model, method, settings, &data, &train, &validation).unwrap().named("colours")
+    Task::new(model, method, settings, data, &train, &validation).unwrap().named("colours")
 }
 
 fn options() -> Options {
@@ -249,17 +250,84 @@ fn prototypes_take_in_classes_and_rows_later() {
         // The means went through f16 twice.
         assert!(worst < 2e-3, "{label}: {worst}");
     }
+}
 
-    // Trained heads cannot take in a class.
-    let linear = task(&model, "linear", &[], 0.0);
-    let (linear, _) = calibrate(&linear, &options(), &mut ()).unwrap();
-    let other = Dataset::new(
-        "other",
-        vec![Row { text: "old".into(), label: "age".into(), split: None, line: 2 }],
-    );
-    let error = Task::from_parent(&model, &linear, &other, &[0], &[]).err().unwrap();
-    assert_eq!(error.code(), "train.parent");
-    assert!(error.to_string().contains("age"), "{error}");
+/// Trains on two colours, then on the third alone.
+fn grow(model: &Model, method: &str, set: &[(&str, &str)], options: &Options) -> (Delta, Delta) {
+    let method = methods::find(method).unwrap();
+    let settings = Settings::resolve(method, set.iter().copied()).unwrap();
+    let two = only(&["red", "green"]);
+    let rows: Vec<usize> = (0..two.rows.len()).collect();
+    let start = Task::new(model, method, settings, &two, &rows, &[]).unwrap();
+    let (start, _) = calibrate(&start, options, &mut ()).unwrap();
+    let blue = only(&["blue"]);
+    let rows: Vec<usize> = (0..blue.rows.len()).collect();
+    let last = Task::from_parent(model, &start, &blue, &rows, &[]).unwrap();
+    let (last, _) = calibrate(&last, options, &mut ()).unwrap();
+    assert_eq!(last.metadata().labels, ["green", "red", "blue"]);
+    (start, last)
+}
+
+#[test]
+fn a_head_grows_with_new_classes() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let values = |delta: &Delta, name: &str| delta.tensor(name).unwrap().to_f32().into_owned();
+    for mask_classes in [None, Some(true)] {
+        let options = Options { mask_classes, ..options() };
+        let (start, last) = grow(&model, "lora", &[("rank", "2")], &options);
+        let (old, new) = (values(&start, "head.bias"), values(&last, "head.bias"));
+        assert_eq!((old.len(), new.len()), (2, 3));
+        // A single class has nobody to compete with: nothing pushes the others.
+        assert_eq!(old == new[..2], mask_classes == Some(true));
+        // The new class starts on the scale of the others.
+        assert!((0.5..2.0).contains(&(new[2] / old[0])), "{old:?} {new:?}");
+    }
+}
+
+#[test]
+fn a_cache_grows_with_new_rows_and_classes() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    for method in ["tip-adapter", "tip-adapter-f"] {
+        let (start, last) = grow(&model, method, &[], &options());
+        let labels = last.tensor("cache.labels").unwrap().as_slice::<i64>().unwrap().to_vec();
+        assert_eq!(labels.len(), 36);
+        assert_eq!(labels[..24].iter().filter(|l| **l == 0).count(), 12);
+        assert!(labels[24..].iter().all(|l| *l == 2));
+        assert_eq!(last.metadata().config["keys"], "36");
+        let classes = |delta: &Delta| delta.tensor("cache.classes").unwrap().to_f32().into_owned();
+        let (old, new) = (classes(&start), classes(&last));
+        assert_eq!(old, new[..old.len()]);
+        // It answers, and knows the colours it was made of.
+        let data = colours(12);
+        let rows: Vec<usize> = (0..data.rows.len()).collect();
+        let loaded = model.load(&last).unwrap();
+        let known = &last.metadata().labels;
+        let examples = examples(&model, &data, &rows, known, loaded.limit()).unwrap();
+        let result = evaluate(&model, &loaded, &examples, |_| true).unwrap();
+        assert!(result.accuracy > 0.8, "{method}: {}", result.accuracy);
+    }
+    let tip = methods::find("tip-adapter").unwrap();
+    let settings = Settings::resolve(tip, [("keys", "5")]).unwrap();
+    let data = colours(4);
+    let error = Task::new(&model, tip, settings, &data, &[0, 1, 5, 6], &[]).err().unwrap();
+    assert_eq!(error.code(), "method.setting");
+}
+
+#[test]
+fn the_strength_of_a_cache_is_searched_on_held_out_rows() {
+    let (_dir, path) = text_backbone();
+    let model = model(&path);
+    let strength = |held: f64| {
+        let task = task(&model, "tip-adapter", &[], held);
+        let (delta, report) = calibrate(&task, &options(), &mut ()).unwrap();
+        let part = |name: &str| delta.tensor(name).unwrap().to_f32()[0];
+        assert_eq!(report.validation_accuracy.is_some(), held > 0.0);
+        [part("cache.alpha"), part("cache.beta")]
+    };
+    assert_eq!(strength(0.0).map(|v| (v * 100.0).round()), [117.0, 100.0]);
+    assert!(strength(0.25) != strength(0.0));
 }
 
 #[test]

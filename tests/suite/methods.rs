@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use edge_tune::autodiff::{cross_entropy, gradients};
+use edge_tune::autodiff::gradients;
 use edge_tune::backbone::{Backbone, Prepare, Weights, prepare, site};
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::engine::{Engine, Feed};
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::{TensorForm, build};
 use edge_tune::tensor::{DType, Tensor};
+use edge_tune::train::loss;
 use serde_json::Value;
 
 use crate::support::{fixture, tensors};
@@ -94,12 +95,13 @@ fn run(backbone: &Backbone, case: &Value, file: &BTreeMap<String, Tensor>) -> Op
     let settings = Settings::resolve(method, set).unwrap();
     let plan = method.plan(backbone.manifest(), 3, &settings).unwrap();
     let specs = plan.trained();
-    let (mut graph, attached, _) = build(backbone, &plan, &specs, TensorForm::Float).unwrap();
+    let given = plan.given();
+    let (mut graph, attached, _) = build(backbone, &plan, &given, TensorForm::Float).unwrap();
     let logits = attached.logits.unwrap();
     let batch = graph.shape(logits)[..1].to_vec();
     let labels = graph.add_input("labels", DType::I64, &batch).unwrap();
     let weight = graph.add_input("loss_weight", DType::F32, &[]).unwrap();
-    let loss = cross_entropy(&mut graph, logits, labels, weight).unwrap();
+    let loss = loss(&mut graph, &plan, &attached, &[], (labels, weight)).unwrap();
     let wrt: Vec<_> = specs.iter().map(|s| site(&graph, &s.name).unwrap()).collect();
     let grads = gradients(&mut graph, loss, &wrt).unwrap();
     graph.outputs = [logits, loss].into_iter().chain(grads).collect();

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::ValueEnum;
 use edge_tune::Error;
-use edge_tune::data::Dataset;
+use edge_tune::data::{Augment, Dataset};
 use edge_tune::delta::Delta;
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::InputLimit;
@@ -18,7 +18,7 @@ use crate::locate::BackboneArg;
 use crate::output::{Output, usage};
 use crate::plots::{self, Curves};
 use crate::progress::{self, Progress};
-use crate::values::{bytes, duration, pair, size};
+use crate::values::{augment, bytes, duration, pair, size};
 
 /// Train a delta on labelled examples, on this device.
 ///
@@ -39,7 +39,7 @@ pub struct Args {
     /// Setting of the method.
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = pair, conflicts_with = "from")]
     set: Vec<(String, String)>,
-    /// Go on from this delta with more rows: prototypes take in new classes.
+    /// Go on from this delta with more rows; new classes come behind those that it has.
     #[arg(long, value_name = "DELTA")]
     from: Option<PathBuf>,
     /// Delta file to write.
@@ -99,6 +99,14 @@ pub struct Args {
     /// Largest norm of all gradients together.
     #[arg(long, default_value_t = 1.0, value_name = "NORM", help_heading = "Training")]
     clip: f32,
+    /// Train on random views of pictures: flip, crop or crop=AREA (a part of at least that share,
+    /// 0.5 by default), shift=PIXELS; several with commas. Nothing is kept between steps then.
+    #[arg(long, value_name = "LIST", value_parser = augment, help_heading = "Training")]
+    augment: Option<Augment>,
+    /// Let only the classes of these rows compete in the loss, so that those of --from are not
+    /// unlearned; the method's own by default (true for l2p).
+    #[arg(long, value_name = "BOOL", help_heading = "Training")]
+    class_mask: Option<bool>,
     /// Stop after this many epochs without a better validation.
     #[arg(long, default_value_t = 10, value_name = "N", help_heading = "Training")]
     patience: usize,
@@ -196,6 +204,8 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         max_ram: args.max_ram,
         max_time: args.max_time.map(|t| t.saturating_sub(started.elapsed())),
         cache: !args.no_cache,
+        augment: args.augment.unwrap_or_default(),
+        mask_classes: args.class_mask,
         checkpoint: Some(checkpoint),
     };
     let mut watch = Watch { out, bar: None, steps: 0, validation: None, curves: Curves::default() };
@@ -219,17 +229,7 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
 /// What is trained on and what is held out.
 fn rows(args: &Args, data: &Dataset) -> anyhow::Result<(Vec<usize>, Vec<usize>)> {
     let chosen = match &args.rows {
-        Some(text) => {
-            let (file, key) = text
-                .rsplit_once(':')
-                .filter(|(f, k)| !f.is_empty() && !k.is_empty())
-                .ok_or_else(|| {
-                    usage(format!(
-                        "--rows {text}: expected FILE.json:KEY, such as rows.json:k16_s0"
-                    ))
-                })?;
-            data.rows_from_json(file, key).map_err(Error::from)?
-        }
+        Some(listed) => eval::rows_of(data, listed)?,
         None => {
             let all = data.split(&args.split).map_err(Error::from)?;
             match args.shots {

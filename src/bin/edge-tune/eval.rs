@@ -8,7 +8,7 @@ use edge_tune::train::{Evaluation, evaluate, examples};
 use serde_json::json;
 
 use crate::locate::{BackboneArg, DeltaArg};
-use crate::output::Output;
+use crate::output::{Output, usage};
 use crate::plots;
 use crate::progress::{self, Progress};
 
@@ -26,6 +26,9 @@ pub struct Args {
     /// Split to use, if the file has splits.
     #[arg(long, default_value = "test", value_name = "NAME")]
     split: String,
+    /// Use the 0-based rows listed under KEY in a JSON file.
+    #[arg(long, value_name = "FILE:KEY", conflicts_with = "split")]
+    rows: Option<String>,
     /// Write the confusion matrix as a picture.
     #[arg(long, value_name = "FILE.svg", value_parser = plots::file)]
     plot: Option<PathBuf>,
@@ -35,7 +38,15 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     progress::catch_interrupts()?;
     let model = args.backbone.open(out)?;
     let (task, generation) = args.delta.load(&model)?;
-    let result = measure(&model, &task, &read(&args.data, &args.split)?, out)?;
+    let data = match &args.rows {
+        Some(listed) => {
+            let data = Dataset::open(&args.data).map_err(Error::from)?;
+            let rows = rows_of(&data, listed)?;
+            (data, rows)
+        }
+        None => read(&args.data, &args.split)?,
+    };
+    let result = measure(&model, &task, &data, out)?;
     if let Some(path) = &args.plot {
         plots::write(path, &plots::confusion(&task.metadata().task, &result))?;
     }
@@ -44,9 +55,19 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         map.insert("task".into(), json!(task.metadata().task));
         map.insert("method".into(), json!(task.metadata().method));
         map.insert("generation".into(), json!(generation));
-        map.insert("split".into(), json!(args.split));
+        let split = args.rows.is_none().then_some(&args.split);
+        map.insert("split".into(), json!(split));
     }
     out.print(&value, text(&result))
+}
+
+/// The rows that `FILE.json:KEY` lists.
+pub fn rows_of(data: &Dataset, listed: &str) -> anyhow::Result<Vec<usize>> {
+    let parts = listed.rsplit_once(':').filter(|(f, k)| !f.is_empty() && !k.is_empty());
+    let (file, key) = parts.ok_or_else(|| {
+        usage(format!("--rows {listed}: expected FILE.json:KEY, such as rows.json:k16_s0"))
+    })?;
+    Ok(data.rows_from_json(file, key).map_err(Error::from)?)
 }
 
 /// One split of a file: its rows, by their numbers.

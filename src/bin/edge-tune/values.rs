@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use edge_tune::data::{Augment, Crop};
+
 /// Bytes: `64M`, `1.5G`, `262144`. K, M and G are powers of 1024.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let upper = text.trim().to_ascii_uppercase();
@@ -47,6 +49,26 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Views of pictures: `flip`, `crop`, `crop=0.8`, `shift=4`, separated by commas.
+pub fn augment(text: &str) -> Result<Augment, String> {
+    let bad = || "expected flip, crop, crop=AREA or shift=PIXELS, such as flip,crop".to_owned();
+    let mut augment = Augment::default();
+    for part in text.split(',') {
+        let (name, value) = part.trim().split_once('=').unwrap_or((part.trim(), ""));
+        let taken = augment.crop != Crop::None;
+        match (name, value) {
+            ("flip", "") => augment.flip = true,
+            ("crop", "") if !taken => augment.crop = Crop::Resized(0.5),
+            ("crop", v) if !taken => augment.crop = Crop::Resized(v.parse().map_err(|_| bad())?),
+            ("shift", v) if !taken => augment.crop = Crop::Padded(v.parse().map_err(|_| bad())?),
+            ("crop" | "shift", _) => return Err("crop and shift exclude each other".to_owned()),
+            _ => return Err(bad()),
+        }
+    }
+    augment.validate().map_err(|e| e.to_string())?;
+    Ok(augment)
+}
+
 /// Bytes for people: `1.4 KB`, with powers of 1000.
 pub fn size(bytes: u64) -> String {
     match bytes {
@@ -59,6 +81,16 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn views_of_pictures() {
+        let both = Augment { flip: true, crop: Crop::Resized(0.5) };
+        assert_eq!(augment("flip, crop"), Ok(both));
+        assert_eq!(augment("crop=0.8").map(|a| a.crop), Ok(Crop::Resized(0.8)));
+        assert_eq!(augment("shift=4").map(|a| (a.flip, a.crop)), Ok((false, Crop::Padded(4))));
+        let wrong = ["", "turn", "flip=1", "crop=2", "crop=x", "shift", "crop,shift=2", "shift=-1"];
+        assert!(wrong.iter().all(|t| augment(t).is_err()));
+    }
 
     #[test]
     fn sizes_and_times() {
