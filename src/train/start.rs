@@ -39,7 +39,7 @@ impl Run<'_> {
             }
         }
         let mut known = match self.needs_features() {
-            true => self.from_features(runner, &values)?,
+            true => self.closed_values(runner, &values)?,
             false => BTreeMap::new(),
         };
         for (spec, value) in specs.iter().zip(&mut values) {
@@ -76,7 +76,7 @@ impl Run<'_> {
     }
 
     /// All tensors that follow from features, what an earlier delta holds included.
-    fn from_features(
+    fn closed_values(
         &self,
         runner: &mut Runner<'_>,
         values: &Values,

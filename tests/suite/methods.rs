@@ -47,6 +47,14 @@ fn method_of(
             let form = case["form"].as_str().unwrap_or("kv").to_owned();
             ("vpt-deep", vec![pooling, ("rows", number("rows")), ("form", form)])
         }
+        "l2p" => {
+            let set = ["prompts", "rows", "top", "pull"].map(|k| (k, number(k)));
+            ("l2p", [&[pooling, ("feature", "rows".into())][..], &set].concat())
+        }
+        "side" => ("side", vec![pooling, ("channels", "4".into()), ("layers", "2".into())]),
+        "tip-adapter-f" => {
+            ("tip-adapter-f", vec![pooling, ("keys", number("keys")), ("scale", number("scale"))])
+        }
         "ia3" => ("ia3", vec![pooling]),
         "partial" => ("partial", vec![pooling]),
         "mlp" => ("mlp", vec![pooling]),
@@ -152,7 +160,7 @@ fn every_case(weights: Weights, mut check: impl FnMut(&str, &Outcome, &BTreeMap<
         }
         done += 1;
     }
-    assert!(done >= 29, "{done} cases");
+    assert!(done >= 32, "{done} cases");
 }
 
 #[test]
