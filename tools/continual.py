@@ -14,11 +14,12 @@ import csv
 import io
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from tools.parity.run import call
 
 # What is run: name in the table, method, options of calibrate.
 RUNS = {
@@ -31,15 +32,6 @@ RUNS = {
     "prototypes": ("prototypes", []),
     "tip-adapter": ("tip-adapter", []),
 }
-
-
-def call(program, *args):
-    """The JSON object that edge-tune prints."""
-    command = [str(a) for a in (program, *args, "--json", "--quiet")]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}: exit status {done.returncode}")
-    return json.loads(done.stdout)
 
 
 def labels_csv(path):
@@ -76,7 +68,7 @@ def run(args, method, options, stages):
         listed = {f"{kind}{i}": rows for i, stage in enumerate(stages)
                   for kind, rows in zip(("train", "test"), stage)}
         (folder / "rows.json").write_text(json.dumps(listed))
-        common = ["--backbone", args.backbone, "--data", args.data]
+        common = ["--threads", args.threads, "--backbone", args.backbone, "--data", args.data]
         for i in range(len(stages)):
             start = ["--from", folder / f"{i - 1}.safetensors"] if i else ["--method", method]
             call(args.edge_tune, "calibrate", *common, *start, *options, "--validation", 0,
@@ -102,15 +94,17 @@ def main():
     parser.add_argument("--shots", type=int, default=0, help="rows per class; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
-    parser.add_argument("--options", nargs="*", default=[], help="more options of calibrate")
+    parser.add_argument("--epochs", type=int, help="passes over a task; each method's own by default")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--edge-tune", type=Path, default=Path("target/release/edge-tune"))
     parser.add_argument("--backbone", type=Path, default=Path("models/vit-tiny"))
     args = parser.parse_args()
     stages = tasks(args)
+    epochs = ["--epochs", args.epochs] if args.epochs else []
     print("| method | average accuracy % | forgetting % | delta KB |\n|---|---|---|---|")
     for name in args.runs:
         method, options = RUNS[name]
-        r = run(args, method, options + [o for p in args.options for o in p.split("=", 1)], stages)
+        r = run(args, method, options + epochs, stages)
         print(f"| {name} | {100 * r['accuracy']:.1f} | {100 * r['forgetting']:.1f} | "
               f"{r['bytes'] / 1000:.1f} |", flush=True)
         print(json.dumps({"run": name, **r}), file=sys.stderr, flush=True)

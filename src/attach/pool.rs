@@ -6,20 +6,24 @@ use crate::graph::{Attrs, GraphError};
 /// Prompts `[M, P, d]`, of which every example gets the `top` whose keys `[M, q]` are nearest to its
 /// query, the feature of the frozen backbone `[B, q]` (L2P, arXiv 2112.08654).
 ///
-/// Behind it the hidden state is that of a second pass, with the chosen rows in the sequence. The
-/// feature of the whole is the mean of these rows if `from_rows` is set.
+/// Behind it the hidden state, or what `feature` is made of, is that of a second pass with the chosen
+/// rows in the sequence. The feature of the whole is the mean of these rows if `from_rows` is set.
 pub(super) fn insert(
     context: &mut Context<'_>,
     (prompts, keys): (&str, &str),
     top: usize,
-    query: Pooling,
+    feature: Pooling,
     from_rows: bool,
 ) -> Result<Pull, GraphError> {
-    let query = head::pool(context, query)?;
+    let query = head::pool(context, feature)?;
     let (prompts, keys) = (context.tensor(prompts)?, context.tensor(keys)?);
     let site = context.backbone.sites.tokens.clone();
-    let hidden_name = context.backbone.sites.hidden.clone();
-    let (embedded, hidden) = (context.site(&site.value)?, context.site(&hidden_name)?);
+    let sites = &context.backbone.sites;
+    let end_name = match (&sites.pooled, feature) {
+        (Some(pooled), Pooling::Output) if !from_rows => pooled.clone(),
+        _ => sites.hidden.clone(),
+    };
+    let (embedded, end) = (context.site(&site.value)?, context.site(&end_name)?);
     let g = &mut *context.graph;
 
     let swap = Attrs::none().with("perm", [1i64, 0].as_slice());
@@ -30,7 +34,7 @@ pub(super) fn insert(
     let count = g.ints(&[top as i64]);
     let along = || Attrs::none().with("axis", 1i64);
     let best = g.op_n("TopK", &[Some(cosines), Some(count)], along(), 2)?;
-    let missing = || GraphError::Undefined(hidden_name.clone());
+    let missing = || GraphError::Undefined(end_name.clone());
     let chosen = best.get(1).copied().ok_or_else(missing)?;
     // Not the sorted values themselves: their gradient goes by the positions all the same.
     let nearness = g.op("GatherElements", &[cosines, chosen], along())?;
@@ -43,12 +47,12 @@ pub(super) fn insert(
     let shape = g.ints(&[0, length as i64, width as i64]);
     let rows = g.op("Reshape", &[rows, shape], Attrs::none())?;
     let prompted = token_rows::concat_behind(g, embedded, site.after, rows)?;
-    let second = g.replay(embedded, hidden, prompted)?;
+    let second = g.replay(embedded, end, prompted)?;
     if from_rows {
         let rows = slice(g, second, site.after, Some(site.after + length))?;
         let flat = Attrs::none().with("keepdims", 0i64);
         context.feature = Some(g.op("ReduceMean", &[rows, axis], flat)?);
     }
-    context.current.insert(hidden, second);
+    context.current.insert(end, second);
     Ok(Pull { query, nearness })
 }

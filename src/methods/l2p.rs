@@ -10,7 +10,10 @@ use crate::backbone::Manifest;
 /// classes with them: `calibrate --from` lets the head grow.
 ///
 /// Prompts are chosen for each example alone. (The authors' code votes over the test batch, which
-/// tells the model which task the batch is of.)
+/// tells the model which task the batch is of.) Keys start as queries of rows, so that different
+/// inputs choose different prompts from the beginning. The paper reads the class from the mean of
+/// the prompts' outputs; a small backbone that never learned to put anything there does better with
+/// its own feature, so that is the default.
 pub(super) struct L2p;
 
 impl Method for L2p {
@@ -34,14 +37,14 @@ impl Method for L2p {
             },
             Setting {
                 name: "feature",
-                default: "rows",
-                help: "rows (the mean of the prompts' outputs) or backbone (as `pooling` says)",
+                default: "backbone",
+                help: "backbone (as `pooling` says), or rows (the mean of the prompts' outputs)",
             },
         ]
     }
 
     fn hyperparameters(&self) -> Hyperparameters {
-        Hyperparameters { learning_rate: 5e-3, weight_decay: 0.0, epochs: 20 }
+        Hyperparameters { learning_rate: 3e-4, weight_decay: 0.0, epochs: 20 }
     }
 
     fn plan(

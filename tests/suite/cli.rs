@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-fn repo(path: &str) -> PathBuf {
+pub fn repo(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -22,7 +22,7 @@ fn command(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-fn run(dir: &Path, args: &[&str]) -> Output {
+pub fn run(dir: &Path, args: &[&str]) -> Output {
     let out = command(dir, args).output().unwrap();
     let err = String::from_utf8_lossy(&out.stderr);
     assert!(!err.contains("panicked"), "{args:?}: {err}");
@@ -30,7 +30,7 @@ fn run(dir: &Path, args: &[&str]) -> Output {
 }
 
 /// The JSON object on stdout of a run that must succeed.
-fn json(dir: &Path, args: &[&str]) -> Value {
+pub fn json(dir: &Path, args: &[&str]) -> Value {
     let out = run(dir, args);
     let err = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(0), "{args:?}: {err}");
@@ -215,65 +215,6 @@ fn an_interrupt_leaves_a_checkpoint_that_the_same_command_goes_on_from() {
     assert!(err.contains("going on from step"), "{err}");
     assert!(dir.join("b.safetensors").exists());
     assert!(!dir.join("b.safetensors.checkpoint").exists());
-}
-
-#[cfg(feature = "image")]
-#[test]
-fn pictures_from_a_folder_to_a_prediction() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
-    for (class, colour) in [("red", [200, 40, 30]), ("blue", [20, 60, 210])] {
-        std::fs::create_dir_all(dir.join("pets").join(class)).unwrap();
-        for i in 0..4u8 {
-            let shade =
-                |x: u32, y: u32| colour.map(|c: u8| c.saturating_add((x + y) as u8 / 4 + i));
-            let picture = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb(shade(x, y)));
-            picture.save(dir.join(format!("pets/{class}/{i}.png"))).unwrap();
-        }
-    }
-    let backbone = repo("models/vit-tiny");
-    let backbone = backbone.to_str().unwrap();
-    for method in ["prototypes", "vpt-deep"] {
-        let report = json(
-            dir,
-            &[
-                "calibrate",
-                "--backbone",
-                backbone,
-                "--method",
-                method,
-                "--data",
-                "pets",
-                "--validation",
-                "0",
-                "--epochs",
-                "2",
-                "--out",
-                "p.safetensors",
-                "--json",
-            ],
-        );
-        assert_eq!(report["train_rows"], 8);
-        json(dir, &["apply", "--backbone", backbone, "p.safetensors", "--json"]);
-        let answers = json(
-            dir,
-            &[
-                "predict",
-                "--backbone",
-                backbone,
-                "--task",
-                "p",
-                "pets/red/1.png",
-                "pets/blue/2.png",
-                "--json",
-            ],
-        );
-        let answers = answers["predictions"].as_array().unwrap();
-        assert_eq!((&answers[0]["label"], &answers[1]["label"]), (&"red".into(), &"blue".into()));
-    }
-    let out = run(dir, &["predict", "--backbone", backbone, "--task", "p", "none.png"]);
-    assert_eq!(out.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&out.stderr).contains("none.png"));
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod engine;
 mod media;
 mod memory;
 mod methods;
+#[cfg(feature = "image")]
+mod pictures;
 mod prepare;
 mod store;
 mod support;

@@ -176,39 +176,48 @@ def learning_rate(step, steps, peak):
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def train(model, method, examples, seed):
-    """Trains what PEFT attached and a head; returns the head, the steps and the mean loss of the
-    last epoch."""
-    peak, decay, epochs = RECIPES[method]
-    labels = torch.tensor([label for _, label in examples])
-    start = features(model, examples)
+def fit(start, forward, labels, delta, recipe, seed):
+    """Trains a head and the tensors `delta`, matrices with decay, by the recipe (peak learning rate,
+    decay, epochs). `start` are the features of the untrained delta, `forward` makes those of some
+    rows. Returns the head, the steps and the mean loss of the last epoch."""
+    peak, decay, epochs = recipe
     weight, bias = (p.requires_grad_() for p in class_mean_head(start, labels))
-    delta = [p for p in model.parameters() if p.requires_grad]
+    trained = [weight, bias, *delta]
     groups = [
-        {"params": [weight, *delta], "weight_decay": decay},
-        {"params": [bias], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": decay},
+        {"params": [p for p in trained if p.dim() == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.999), eps=1e-8)
-    steps = epochs * math.ceil(len(examples) / BATCH)
+    steps = epochs * math.ceil(len(labels) / BATCH)
     step = 0
     for epoch in range(epochs):
         losses = []
-        for part in chunks(draws.order(seed, epoch, len(examples)), BATCH):
-            if delta:
-                ids, mask, _ = batch([examples[i] for i in part])
-                x = feature(model, ids, mask)
-            else:
-                x = start[part]
-            loss = cross_entropy(x @ weight.T + bias, labels[part])
+        for part in chunks(draws.order(seed, epoch, len(labels)), BATCH):
+            loss = cross_entropy(forward(part) @ weight.T + bias, labels[part])
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([weight, bias, *delta], CLIP)
+            torch.nn.utils.clip_grad_norm_(trained, CLIP)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, peak)
             optimizer.step()
             losses.append(loss.item())
             step += 1
     return (weight.detach(), bias.detach()), step, sum(losses) / len(losses)
+
+
+def train(model, method, examples, seed):
+    """Trains what PEFT attached and a head."""
+    labels = torch.tensor([label for _, label in examples])
+    start = features(model, examples)
+    delta = [p for p in model.parameters() if p.requires_grad]
+
+    def forward(part):
+        if not delta:
+            return start[part]
+        ids, mask, _ = batch([examples[i] for i in part])
+        return feature(model, ids, mask)
+
+    return fit(start, forward, labels, delta, RECIPES[method], seed)
 
 
 def run(data, method, seed, folder, other_draws=None):

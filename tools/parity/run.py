@@ -20,7 +20,6 @@ from pathlib import Path
 from tools.parity import reference
 
 PAGE = Path(__file__).parents[2] / "docs/accuracy.md"
-BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
 SIDES = ["torch", "edge-tune"]
 TARGET = 1.5
 ROWS = f"rows={reference.ROWS}"
@@ -41,35 +40,42 @@ NAMES = {
 
 def call(program, *args):
     """The JSON object that edge-tune prints."""
-    done = subprocess.run([program, *args, "--json", "--quiet"], stdout=subprocess.PIPE, text=True)
+    command = [str(a) for a in (program, *args, "--json", "--quiet")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, args))}: exit status {done.returncode}")
+        sys.exit(f"{' '.join(command)}: exit status {done.returncode}")
     return json.loads(done.stdout)
 
 
+def measured(program, common, recipe, settings):
+    """One run of edge-tune: calibrate to a file, then measure that file. `recipe` are options."""
+    options = [str(x) for pair in recipe.items() for x in pair]
+    options += [x for s in settings for x in ("--set", s)]
+    options += ["--validation", "0", "--batch", str(reference.BATCH)]
+    options += ["--warmup", str(reference.WARMUP), "--clip", str(reference.CLIP)]
+    with tempfile.TemporaryDirectory() as folder:
+        delta = Path(folder) / "delta.safetensors"
+        report = call(program, "calibrate", *common, *options, "--out", delta)
+        result = call(program, "eval", *common, "--split", "test", "--delta", delta)
+        size = delta.stat().st_size
+    return {
+        "steps": report["steps"], "accuracy": result["accuracy"], "n": result["n"],
+        "train_loss": report["train_loss"], "seconds": round(report["seconds"], 2), "bytes": size,
+    }
+
+
 def edge_tune(args, data, method, seed):
-    """One run of edge-tune as a record: calibrate to a file, then measure that file."""
+    """One run of edge-tune as a record."""
     table = args.data_dir / f"{data}.csv"
     rows = f"{table.with_suffix('.json')}:k{reference.SHOTS}_s{seed}"
     rate, decay, epochs = reference.RECIPES[method]
     recipe = {
-        "--method": method, "--rows": rows, "--validation": 0, "--seed": seed, "--lr": rate,
-        "--weight-decay": decay, "--epochs": epochs, "--batch": reference.BATCH,
-        "--warmup": reference.WARMUP, "--clip": reference.CLIP,
+        "--method": method, "--rows": rows, "--seed": seed, "--lr": rate,
+        "--weight-decay": decay, "--epochs": epochs,
     }
-    options = [str(x) for pair in recipe.items() for x in pair]
-    options += [x for s in SETTINGS[method] for x in ("--set", s)]
-    with tempfile.TemporaryDirectory() as folder:
-        delta = Path(folder) / "delta.safetensors"
-        common = ["--backbone", args.backbone, "--data", table]
-        report = call(args.edge_tune, "calibrate", *common, *options, "--out", delta)
-        result = call(args.edge_tune, "eval", *common, "--split", "test", "--delta", delta)
-        size = delta.stat().st_size
-    return {
-        "side": "edge-tune", "data": data, "method": method, "seed": seed,
-        "steps": report["steps"], "accuracy": result["accuracy"], "n": result["n"],
-        "train_loss": report["train_loss"], "seconds": round(report["seconds"], 2), "bytes": size,
-    }
+    common = ["--backbone", args.backbone, "--data", table]
+    result = measured(args.edge_tune, common, recipe, SETTINGS[method])
+    return {"side": "edge-tune", "data": data, "method": method, "seed": seed, **result}
 
 
 def key(record):
@@ -116,14 +122,14 @@ def table(records):
     return "\n".join(lines), over, lacking
 
 
-def write_page(text):
-    """Puts `text` between the markers of the page; what is around them stays."""
-    page = PAGE.read_text() if PAGE.exists() else f"# Accuracy\n\n{BEGIN}\n{END}\n"
-    before, found, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+def write_page(text, name="parity"):
+    """Puts `text` between the markers of that name on the page; what is around them stays."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, found, rest = PAGE.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
     if not (found and closed):
-        sys.exit(f"{PAGE}: the markers {BEGIN} and {END} are not there")
-    PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        sys.exit(f"{PAGE}: the markers {begin} and {end} are not there")
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 def main():
