@@ -5,6 +5,7 @@ mod cache;
 mod deep_rows;
 mod head;
 mod kv_rows;
+mod lite_residual;
 mod low_rank;
 mod offset;
 mod pool;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 
 pub use branch::{Activation, Place};
 pub use head::Classifier;
+pub use lite_residual::LiteResidual;
 pub use offset::OffsetSite;
 pub use replace::frozen_parameters;
 
@@ -101,6 +103,15 @@ pub enum Attachment {
         /// Tensors are `{prefix}.weight [d]` and `{prefix}.bias [d]`.
         prefix: String,
     },
+    /// Other kernels for a convolution.
+    ReplaceConv {
+        /// Its number in the network.
+        conv: usize,
+        /// Tensors are `{prefix}.weight [out, in / groups, kh, kw]` and `{prefix}.bias [out]`.
+        prefix: String,
+    },
+    /// A light branch beside a block of a convolutional network.
+    LiteResidual(LiteResidual),
     /// `y + b` after a linear layer, a normalisation or a convolution.
     Offset {
         /// After what.
@@ -212,6 +223,8 @@ pub fn attach(
                 replace::linear(&mut context, *layer, *role, prefix)
             }
             Attachment::ReplaceNorm { name, prefix } => replace::norm(&mut context, name, prefix),
+            Attachment::ReplaceConv { conv, prefix } => replace::conv(&mut context, *conv, prefix),
+            Attachment::LiteResidual(branch) => branch.insert(&mut context),
             Attachment::ShiftPositions { count } => kv_rows::shift_positions(&mut context, *count),
             Attachment::LowRank { layer, role, a, b, scale } => {
                 low_rank::insert(&mut context, (*layer, *role), a, b, *scale)

@@ -1,7 +1,7 @@
 use super::Context;
 use crate::graph::sites::Role;
-use crate::graph::{Attrs, Graph, GraphError, ValueId};
-use crate::tensor::{Tensor, TensorError};
+use crate::graph::{Attrs, Graph, GraphError, ValueId, dequantized_constant};
+use crate::tensor::{DType, Tensor, TensorError};
 
 /// `x W^T + b` with trained W `[out, in]` and b `[out]` in place of a frozen linear layer.
 pub(super) fn linear(
@@ -34,13 +34,27 @@ pub(super) fn norm(context: &mut Context<'_>, name: &str, prefix: &str) -> Resul
     context.insert_after(&output, |g, _| g.op("LayerNormalization", &[x, weight, bias], attrs))
 }
 
+/// A convolution with trained kernels `[out, in / groups, kh, kw]` and bias `[out]`.
+pub(super) fn conv(context: &mut Context<'_>, conv: usize, prefix: &str) -> Result<(), GraphError> {
+    let missing = || GraphError::Undefined(format!("convolution {conv}"));
+    let cnn = context.backbone.sites.cnn.as_ref();
+    let site = cnn.and_then(|c| c.convs.get(conv)).cloned().ok_or_else(missing)?;
+    let (weight, bias) = tensors(context, prefix)?;
+    let g = &*context.graph;
+    let v = crate::backbone::site(g, &site.output)?;
+    let node = &g.nodes[g.index().producer(v).ok_or_else(missing)?];
+    let (x, attrs) = (node.input(0)?, node.attrs.clone());
+    context.insert_after(&site.output, |g, _| g.op("Conv", &[x, weight, bias], attrs))
+}
+
 fn tensors(context: &Context<'_>, prefix: &str) -> Result<(ValueId, ValueId), GraphError> {
     let tensor = |part: &str| context.tensor(&format!("{prefix}.{part}"));
     Ok((tensor("weight")?, tensor("bias")?))
 }
 
 /// The frozen weight, f32 `[out, in]`, and bias of the linear layer whose output is `name`, or gain
-/// and shift of a normalisation: what a replacement starts from.
+/// and shift of a normalisation, or kernels and bias of a convolution: what a replacement starts
+/// from.
 ///
 /// # Errors
 /// [`GraphError::Undefined`] if no such layer makes the value.
@@ -59,6 +73,19 @@ pub fn frozen_parameters(graph: &Graph, name: &str) -> Result<(Tensor, Tensor), 
         };
         return Ok((gain, shift));
     }
+    if node.op == "Conv" {
+        let kernels = node.input(1)?;
+        let stored = index.producer(kernels).map(|n| dequantized_constant(graph, &graph.nodes[n]));
+        let kernels = match stored.transpose()?.flatten() {
+            Some(float) => float,
+            None => constant(kernels).cloned().ok_or_else(missing)?,
+        };
+        let bias = match node.inputs.get(2).copied().flatten() {
+            Some(b) => constant(b).cloned().ok_or_else(missing)?,
+            None => Tensor::zeros(DType::F32, &kernels.shape()[..1]),
+        };
+        return Ok((kernels, bias));
+    }
     let mut bias = None;
     if node.op == "Add" {
         bias = node.inputs.iter().flatten().find_map(|&v| constant(v));
@@ -69,7 +96,7 @@ pub fn frozen_parameters(graph: &Graph, name: &str) -> Result<(Tensor, Tensor), 
     let &[k, n] = weight.shape() else { return Err(missing()) };
     let bias = match bias {
         Some(b) => b.reshaped(&[n])?,
-        None => Tensor::zeros(crate::tensor::DType::F32, &[n]),
+        None => Tensor::zeros(DType::F32, &[n]),
     };
     Ok((transposed(weight, scale, k, n)?, bias))
 }

@@ -63,13 +63,24 @@ impl Method for Bias {
                 add(name, l.outputs, OffsetSite::Linear(l.layer, l.role));
             }
         }
-        for (i, c) in sites.cnn.iter().flat_map(|c| &c.convs).enumerate() {
-            add(format!("bias.conv.{i}"), c.outputs, OffsetSite::Conv(i));
-        }
         for n in sites.norms.iter().filter(|_| all) {
             add(format!("bias.{}", n.name), sites.width, OffsetSite::Norm(n.name.clone()));
         }
+        conv_offsets(backbone, &mut tensors, &mut attachments);
         attachments.push(head);
         Ok(Plan::new(tensors, attachments))
+    }
+}
+
+/// An offset on every convolution.
+pub(super) fn conv_offsets(
+    backbone: &Manifest,
+    tensors: &mut Vec<TensorSpec>,
+    attachments: &mut Vec<Attachment>,
+) {
+    for (i, c) in backbone.sites.cnn.iter().flat_map(|c| &c.convs).enumerate() {
+        let tensor = format!("bias.conv.{i}");
+        tensors.push(TensorSpec::new(&tensor, &[c.outputs], Init::Zeros));
+        attachments.push(Attachment::Offset { site: OffsetSite::Conv(i), tensor });
     }
 }

@@ -29,7 +29,7 @@ impl Method for L2p {
         &[
             Setting { name: "prompts", default: "10", help: "prompts in the pool M" },
             Setting { name: "rows", default: "5", help: "rows of a prompt" },
-            Setting { name: "top", default: "5", help: "prompts that an example gets N" },
+            Setting { name: "top", default: "2", help: "prompts that an example gets N" },
             Setting {
                 name: "pull",
                 default: "0.1",

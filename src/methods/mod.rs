@@ -7,6 +7,7 @@ mod error;
 mod ia3;
 mod l2p;
 mod linear;
+mod lite_residual;
 mod lora;
 mod mlp;
 mod p_tuning_v2;
@@ -92,6 +93,7 @@ pub fn all() -> &'static [&'static dyn Method] {
         &ia3::Ia3,
         &bias::Bias,
         &adapter::Adapter,
+        &lite_residual::LiteResidualMethod,
         &side::Side,
         &l2p::L2p,
         &prototypes::Prototypes,

@@ -4,9 +4,11 @@ use super::{
 };
 use crate::attach::Attachment;
 use crate::backbone::Manifest;
+use crate::graph::sites::CnnSites;
 
-/// Partial-k (Yosinski et al. 2014, arXiv 1411.1792): the weights of the last k blocks and of the
-/// final normalisation themselves. What runs before them is computed once per example.
+/// Partial-k (Yosinski et al. 2014, arXiv 1411.1792): the weights of the last k blocks themselves, of
+/// transformers with the final normalisation, of convolutional networks with all convolutions behind
+/// them. What runs before them is computed once per example.
 pub(super) struct Partial;
 
 impl Method for Partial {
@@ -33,6 +35,9 @@ impl Method for Partial {
         settings: &Settings,
     ) -> Result<Plan, MethodError> {
         let sites = &backbone.sites;
+        if let Some(cnn) = &sites.cnn {
+            return last_convolutions(backbone, cnn, classes, settings);
+        }
         need_blocks(backbone, self.name())?;
         let count = sites.layers.len();
         let first = count - settings.count("k", 1..=count)?;
@@ -61,4 +66,32 @@ impl Method for Partial {
         attachments.push(head);
         Ok(Plan::new(tensors, attachments))
     }
+}
+
+/// The convolutions of the last k blocks, and those behind them.
+fn last_convolutions(
+    backbone: &Manifest,
+    cnn: &CnnSites,
+    classes: usize,
+    settings: &Settings,
+) -> Result<Plan, MethodError> {
+    let count = cnn.blocks.len();
+    if count == 0 {
+        let (needs, backbone) = ("residual blocks".into(), backbone.name.clone());
+        return Err(MethodError::Backbone { method: Partial.name(), needs, backbone });
+    }
+    let block = count - settings.count("k", 1..=count)?;
+    let first = cnn.convs.iter().position(|c| c.block.is_some_and(|b| b >= block));
+    let (mut tensors, head) = head(backbone, classes, settings)?;
+    let mut attachments = Vec::new();
+    for (conv, site) in cnn.convs.iter().enumerate().skip(first.unwrap_or(0)) {
+        let prefix = format!("partial.conv.{conv}");
+        let shape = [&[site.outputs, site.inputs / site.groups], &site.kernel[..]].concat();
+        let weight = TensorSpec::new(format!("{prefix}.weight"), &shape, Init::ConvWeight(conv));
+        let bias = Init::ConvBias(conv);
+        tensors.extend([weight, TensorSpec::new(format!("{prefix}.bias"), &shape[..1], bias)]);
+        attachments.push(Attachment::ReplaceConv { conv, prefix });
+    }
+    attachments.push(head);
+    Ok(Plan::new(tensors, attachments))
 }

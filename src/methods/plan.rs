@@ -115,6 +115,10 @@ pub enum Init {
     NormWeight(usize),
     /// Its shift.
     NormBias(usize),
+    /// The frozen kernels of a convolution, by its number.
+    ConvWeight(usize),
+    /// Its bias.
+    ConvBias(usize),
     /// The class-mean classifier on the untrained features: weight, bias.
     HeadWeight,
     /// See [`Init::HeadWeight`].

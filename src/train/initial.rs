@@ -52,7 +52,9 @@ pub(super) fn values(
             Init::LinearWeight(..)
             | Init::LinearBias(..)
             | Init::NormWeight(_)
-            | Init::NormBias(_) => frozen(backbone, t.init)?,
+            | Init::NormBias(_)
+            | Init::ConvWeight(_)
+            | Init::ConvBias(_) => frozen(backbone, t.init)?,
             Init::TokenRows | Init::LayerRows(_) | Init::Keys(_) | Init::Values(_) => {
                 let name = source(backbone, t.init).unwrap_or_default();
                 real.values(&name, t.len())
@@ -72,11 +74,14 @@ fn frozen(backbone: &Backbone, init: Init) -> Result<Vec<f32>, Error> {
             sites.linear(layer, role).map(|l| &l.output)
         }
         Init::NormWeight(i) | Init::NormBias(i) => sites.norms.get(i).map(|n| &n.output),
+        Init::ConvWeight(i) | Init::ConvBias(i) => {
+            sites.cnn.as_ref().and_then(|c| c.convs.get(i)).map(|c| &c.output)
+        }
         _ => None,
     };
     let name = output.map_or("", String::as_str);
     let (weight, bias) = frozen_parameters(backbone.graph(), name)?;
-    let second = matches!(init, Init::LinearBias(..) | Init::NormBias(_));
+    let second = matches!(init, Init::LinearBias(..) | Init::NormBias(_) | Init::ConvBias(_));
     Ok(if second { bias } else { weight }.to_f32().into_owned())
 }
 

@@ -180,7 +180,8 @@ fn methods_say_what_a_network_lacks() {
         match method.name() {
             "linear" => assert_eq!(plan.unwrap(), head),
             "bias" => assert_eq!(plan.unwrap(), head + 3 * 8 + 5 * 16),
-            "prototypes" | "mlp" | "side" | "tip-adapter" | "tip-adapter-f" => {
+            "partial" => assert_eq!(plan.unwrap(), head + 2 * (16 * 16 * 9 + 16)),
+            "prototypes" | "mlp" | "side" | "lite-residual" | "tip-adapter" | "tip-adapter-f" => {
                 assert!(plan.is_ok());
             }
             _ => assert_eq!(plan.unwrap_err().code(), "method.backbone"),

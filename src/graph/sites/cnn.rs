@@ -41,6 +41,7 @@ pub(super) fn discover(graph: &Graph, index: &Index) -> Result<Sites, SiteError>
                     inputs: net.channels(b.input)?,
                     outputs: net.channels(b.output)?,
                     adds: b.adds,
+                    size: net.size(b.input),
                     stride: net.height(b.input)? / net.height(b.output)?.max(1),
                     stage,
                 })
@@ -100,6 +101,11 @@ impl Net<'_> {
 
     fn channels(&self, v: ValueId) -> Option<usize> {
         self.graph.shape(v).get(1)?.constant()
+    }
+
+    fn size(&self, v: ValueId) -> Option<[usize; 2]> {
+        let shape = self.graph.shape(v);
+        Some([shape.get(2)?.constant()?, shape.get(3)?.constant()?])
     }
 
     fn height(&self, v: ValueId) -> Option<usize> {

@@ -109,6 +109,9 @@ pub struct BlockSite {
     pub outputs: usize,
     /// True if the branch is added to a shortcut.
     pub adds: bool,
+    /// Height and width that enter, if they are fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<[usize; 2]>,
     /// Height that enters over height that leaves.
     pub stride: usize,
     /// Blocks of one stage have one size of feature map.
