@@ -95,16 +95,18 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--epochs", type=int, help="passes over a task; each method's own by default")
+    parser.add_argument("--lr", type=float, help="peak learning rate; each method's own by default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--edge-tune", type=Path, default=Path("target/release/edge-tune"))
     parser.add_argument("--backbone", type=Path, default=Path("models/vit-tiny"))
     args = parser.parse_args()
     stages = tasks(args)
-    epochs = ["--epochs", args.epochs] if args.epochs else []
+    recipe = ["--epochs", args.epochs] if args.epochs else []
+    recipe += ["--lr", args.lr] if args.lr else []
     print("| method | average accuracy % | forgetting % | delta KB |\n|---|---|---|---|")
     for name in args.runs:
         method, options = RUNS[name]
-        r = run(args, method, options + epochs, stages)
+        r = run(args, method, options + recipe, stages)
         print(f"| {name} | {100 * r['accuracy']:.1f} | {100 * r['forgetting']:.1f} | "
               f"{r['bytes'] / 1000:.1f} |", flush=True)
         print(json.dumps({"run": name, **r}), file=sys.stderr, flush=True)

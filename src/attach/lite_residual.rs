@@ -42,7 +42,7 @@ impl LiteResidual {
     ) -> Option<LiteResidual> {
         let size = block.size?;
         let room = pooled(size).into_iter().min().unwrap_or(1);
-        let kernel = kernel.min(if room % 2 == 0 { room - 1 } else { room });
+        let kernel = kernel.min(room - 1 + room % 2);
         let groups = if block.inputs.is_multiple_of(groups) { groups } else { 1 };
         Some(LiteResidual { block: number, prefix, size, groups, kernel, shift })
     }

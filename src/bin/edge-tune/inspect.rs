@@ -68,26 +68,36 @@ pub fn backbone_text(m: &Manifest) -> String {
         "family",
         format!("{} ({kind}, {}-norm)", m.family, if s.pre_norm { "pre" } else { "post" }),
     );
-    row("size", format!("{} layers, width {}, {} heads", s.layers.len(), s.width, s.heads));
-    row("input", format!("at most {} tokens", m.max_length));
-    row(
-        "positions",
-        match &s.positions {
-            Some(p) => format!("learned, table of {} rows", p.rows),
-            None => "no table over tokens".into(),
-        },
-    );
-    row("feature", format!("{:?} of the last hidden state", m.pooling).to_lowercase());
-    row(
-        "sites",
-        format!(
-            "{} attentions, {} linear layers, {} normalisations, tokens after row {}",
-            s.layers.len(),
-            s.linears.len(),
-            s.norms.len(),
-            s.tokens.after
-        ),
-    );
+    let feature = format!("{:?} of the last hidden state", m.pooling).to_lowercase();
+    match &s.cnn {
+        Some(cnn) => {
+            row("size", format!("{} blocks, feature of {}", cnn.blocks.len(), s.width));
+            row("feature", format!("{:?}", m.pooling).to_lowercase());
+            row("sites", format!("{} convolutions", cnn.convs.len()));
+        }
+        None => {
+            row("size", format!("{} layers, width {}, {} heads", s.layers.len(), s.width, s.heads));
+            row("input", format!("at most {} tokens", m.max_length));
+            row(
+                "positions",
+                match &s.positions {
+                    Some(p) => format!("learned, table of {} rows", p.rows),
+                    None => "no table over tokens".into(),
+                },
+            );
+            row("feature", feature);
+            row(
+                "sites",
+                format!(
+                    "{} attentions, {} linear layers, {} normalisations, tokens after row {}",
+                    s.layers.len(),
+                    s.linears.len(),
+                    s.norms.len(),
+                    s.tokens.after
+                ),
+            );
+        }
+    }
     let r = &m.report;
     row("weights", format!("{}, {} matrices and tables quantized", m.weights, r.quantized));
     row(
