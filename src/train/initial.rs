@@ -20,6 +20,11 @@ use crate::runtime::encode_batch;
 const VALUES_STREAM: u64 = 1 << 40;
 const ROWS_STREAM: u64 = 1 << 41;
 const QUERIES_STREAM: u64 = 1 << 43;
+const KEYS_STREAM: u64 = 1 << 44;
+/// Two keys nearer than this part of their length count as equal, and are drawn apart by about
+/// `APART` of it.
+const EQUAL: f32 = 1e-3;
+const APART: f32 = 0.05;
 /// How many examples real activations are taken from.
 const EXAMPLES: usize = 32;
 
@@ -195,6 +200,27 @@ pub(super) fn some(rows: &[usize], count: usize, seed: u64) -> Vec<usize> {
     rows
 }
 
+/// `count` keys that are `queries`, from the first again if there are fewer. No two are equal, since
+/// between equal keys rounding would choose.
+pub(super) fn keys(queries: &[Vec<f32>], count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = rng(seed, KEYS_STREAM);
+    let mut keys: Vec<Vec<f32>> = Vec::with_capacity(count);
+    for query in queries.iter().cycle().take(count) {
+        let mut key = query.clone();
+        let length = key.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let apart = |other: &Vec<f32>| {
+            let squares = other.iter().zip(&key).map(|(a, b)| (a - b) * (a - b));
+            squares.sum::<f32>().sqrt() > EQUAL * length
+        };
+        if !keys.iter().all(apart) {
+            let step = APART * length / (key.len() as f32).sqrt();
+            key.iter_mut().for_each(|v| *v += step * normal(&mut rng));
+        }
+        keys.push(key);
+    }
+    keys.concat()
+}
+
 fn uniform(rng: &mut ChaCha8Rng) -> f32 {
     (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
 }
@@ -234,6 +260,22 @@ mod tests {
         let features = vec![vec![3.0, 4.0], vec![3.0, 4.000_01], vec![3.0, 4.0], vec![3.0, 4.0]];
         let (w, b) = class_mean_head(&features, &[0, 0, 1, 1], 2);
         assert!(w.iter().chain(&b).all(|v| v.abs() <= 1e4 && v.is_finite()), "{w:?} {b:?}");
+    }
+
+    #[test]
+    fn keys_of_equal_queries_differ() {
+        let queries = [vec![3.0, 4.0, 0.0], vec![0.0, 0.0, 1.0], vec![3.0, 4.000_01, 0.0]];
+        let found = keys(&queries, 8, 1);
+        assert_eq!(&found[..6], &[3.0, 4.0, 0.0, 0.0, 0.0, 1.0]);
+        let found: Vec<&[f32]> = found.chunks(3).collect();
+        let distance = |a: &[f32], b: &[f32]| {
+            a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
+        };
+        for (i, a) in found.iter().enumerate() {
+            assert!(distance(a, &queries[i % 3]) < 1.0);
+            assert!(found[..i].iter().all(|b| distance(a, b) > 1e-3), "{found:?}");
+        }
+        assert!(keys(&[], 3, 1).is_empty());
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Run<'_> {
     fn queries(&self, runner: &mut Runner<'_>, count: usize) -> Result<Vec<f32>, Error> {
         let rows = initial::some(&self.train, count, self.options.seed);
         let found = runner.queries(&self.examples, &rows)?;
-        Ok((0..count).flat_map(|i| found[i % found.len().max(1)].clone()).collect())
+        Ok(initial::keys(&found, count, self.options.seed))
     }
 
     /// All tensors that follow from features, what an earlier delta holds included.

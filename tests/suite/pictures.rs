@@ -13,13 +13,17 @@ use edge_tune::train::{Options, Task, calibrate};
 use crate::cli::{json, repo, run};
 use crate::support::{colours, text_backbone};
 
-/// Two classes of four pictures under `pets`.
+/// Two classes of four pictures under `pets`. No picture lies halfway between two others: the nearest
+/// keys of one that does are a matter of rounding.
 fn pets(dir: &Path) {
     for (class, colour) in [("red", [200, 40, 30]), ("blue", [20, 60, 210])] {
         std::fs::create_dir_all(dir.join("pets").join(class)).unwrap();
         for i in 0..4u8 {
-            let shade =
-                |x: u32, y: u32| colour.map(|c: u8| c.saturating_add((x + y) as u8 / 4 + i));
+            let stripe = u32::from(i * i + 2);
+            let shade = |x: u32, y: u32| match (x / stripe + y / 7).is_multiple_of(2) {
+                true => colour.map(|c: u8| c.saturating_add(10 * i)),
+                false => colour.map(|c: u8| c.saturating_sub(12)),
+            };
             let picture = image::RgbImage::from_fn(40, 30, |x, y| image::Rgb(shade(x, y)));
             picture.save(dir.join(format!("pets/{class}/{i}.png"))).unwrap();
         }
