@@ -1,5 +1,9 @@
 //! Engines compile a [`Graph`] into a [`Program`] and run it.
 
+mod inputs;
+mod kernels;
+#[cfg(feature = "ort")]
+pub mod ort;
 pub mod tract;
 
 use std::sync::Arc;
@@ -27,6 +31,18 @@ pub enum EngineError {
         /// What the engine said.
         reason: String,
     },
+    /// The engine's shared library could not be loaded.
+    #[error(
+        "cannot load ONNX Runtime from {}: {reason}; get it with tools/get-onnxruntime.sh and name \
+         it with --ort-library or ORT_DYLIB_PATH",
+        path.display()
+    )]
+    Library {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller passed other inputs than the program has.
     #[error("input `{name}`: {reason}")]
     Input {
@@ -43,6 +59,7 @@ impl EngineError {
         match self {
             EngineError::Compile { .. } => "engine.compile",
             EngineError::Run { .. } => "engine.run",
+            EngineError::Library { .. } => "engine.library",
             EngineError::Input { .. } => "engine.input",
         }
     }
@@ -66,9 +83,19 @@ pub enum Feed<'a> {
     Bound(&'a Arc<dyn Bound>),
 }
 
+/// Number of threads, at most those of the machine, and what spreads products over them.
+fn executor(threads: usize) -> (usize, tract_linalg::multithread::Executor) {
+    use tract_linalg::multithread::Executor;
+    let most = std::thread::available_parallelism().map_or(1, |n| n.get());
+    match threads.min(most) {
+        0 | 1 => (1, Executor::SingleThread),
+        n => (n, Executor::multithread_with_name(n, "edge-tune")),
+    }
+}
+
 /// Turns graphs into programs. Engines are cheap to share and hold no state of a task.
 pub trait Engine: Send + Sync {
-    /// A short name: `tract`.
+    /// A short name: `tract` or `ort`.
     fn name(&self) -> &'static str;
 
     /// Compiles `graph`. Frozen weights stay where they are mapped. A dimension that varies over

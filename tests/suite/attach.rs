@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use edge_tune::attach::{Activation, Attachment, OffsetSite, Place, attach};
 use edge_tune::backbone::{Backbone, Prepare, Weights, prepare, site};
-use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, Feed};
+use edge_tune::engine::Feed;
 use edge_tune::graph::sites::Role;
 use edge_tune::graph::{Dim, Graph, GraphError, ValueId};
 use edge_tune::tensor::{DType, Tensor};
 
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 fn backbone(dir: &Path, export: &str) -> Arc<Backbone> {
     let model = fixture(&format!("exports/{export}/model.onnx"));
     let options = Prepare { weights: Weights::F32, ..Prepare::new(model, dir.join(export)) };
-    prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+    prepare(&options, &*engine(), |_| ()).unwrap();
     Backbone::load(&dir.join(export)).unwrap()
 }
 
@@ -128,7 +127,7 @@ fn positions_shift_behind_a_prefix() {
         assert_ne!(after, before, "{export}");
         graph.outputs = vec![before, after];
         graph.prune();
-        let program = TractEngine::new().compile(&graph, &[]).unwrap();
+        let program = engine().compile(&graph, &[]).unwrap();
         let ids = Tensor::new(&[2, 6], &[0i64, 8, 9, 10, 11, 2, 0, 7, 2, 1, 1, 1]).unwrap();
         let mask = Tensor::new(&[2, 6], &[1i64, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]).unwrap();
         let types = Tensor::zeros(DType::I64, &[2, 6]);

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use edge_tune::autodiff::gradients;
 use edge_tune::backbone::{Backbone, FRONTEND_FILE, Pooling, Prepare, Weights, prepare, site};
-use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, Feed};
+use edge_tune::engine::Feed;
 use edge_tune::graph::canonical::canonicalise;
 use edge_tune::graph::sites::{Modality, Role, Sites, discover};
 use edge_tune::graph::{Attrs, Dim, Graph, ValueId, onnx};
@@ -15,7 +14,7 @@ use edge_tune::runtime::{Model, Sample, TensorForm, build};
 use edge_tune::tensor::{DType, Tensor};
 use edge_tune::train::loss;
 
-use crate::support::{fixture, shared, tensors};
+use crate::support::{engine, fixture, shared, tensors};
 
 fn export(name: &str) -> PathBuf {
     fixture(&format!("exports/{name}/model.onnx"))
@@ -31,7 +30,7 @@ fn sites_of(model: &Path) -> (Graph, Sites) {
 fn prepared(model: &Path, weights: Weights) -> (tempfile::TempDir, Arc<Backbone>) {
     let dir = tempfile::tempdir().unwrap();
     let options = Prepare { weights, ..Prepare::new(model, dir.path().join("backbone")) };
-    let manifest = prepare(&options, &TractEngine::new(), |_| ())
+    let manifest = prepare(&options, &*engine(), |_| ())
         .unwrap_or_else(|e| panic!("{} {weights}: {e}", model.display()));
     let r = &manifest.report;
     println!(
@@ -50,7 +49,7 @@ fn prepared(model: &Path, weights: Weights) -> (tempfile::TempDir, Arc<Backbone>
 
 /// Runs a graph that reads one input.
 fn run(graph: &Graph, x: &Tensor) -> Vec<Tensor> {
-    TractEngine::new().compile(graph, &[]).unwrap().run(&[Feed::Tensor(x)]).unwrap()
+    engine().compile(graph, &[]).unwrap().run(&[Feed::Tensor(x)]).unwrap()
 }
 
 fn cosine(a: &Tensor, b: &Tensor) -> f64 {
@@ -197,7 +196,7 @@ fn methods_say_what_a_network_lacks() {
 fn a_front_end_belongs_to_the_digest() {
     let dir = tempfile::tempdir().unwrap();
     let plain = Prepare::new(export("kwt-legacy"), dir.path().join("plain"));
-    let plain = prepare(&plain, &TractEngine::new(), |_| ()).unwrap();
+    let plain = prepare(&plain, &*engine(), |_| ()).unwrap();
     assert_eq!(plain.frontend, None);
     let out = dir.path().join("with");
     // Frames of ten samples.
@@ -209,11 +208,11 @@ fn a_front_end_belongs_to_the_digest() {
     std::fs::write(&file, onnx::write(&g, None).model).unwrap();
     let frontend = Some(file);
     let options = Prepare { frontend, ..Prepare::new(export("kwt-legacy"), &out) };
-    let with = prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+    let with = prepare(&options, &*engine(), |_| ()).unwrap();
     assert_eq!(with.frontend.as_deref(), Some(FRONTEND_FILE));
     assert!(with.has(FRONTEND_FILE) && with.digest != plain.digest);
     Backbone::load(&out).unwrap().verify().unwrap();
-    let model = Model::open(&out, Arc::new(TractEngine::new())).unwrap();
+    let model = Model::open(&out, engine()).unwrap();
     let wav = {
         let (rate, samples) = (16_000u32, (0..60i16).map(|i| i * 500));
         let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
@@ -259,7 +258,7 @@ fn a_pooling_that_cannot_be_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let pooling = Some(pooling);
         let options = Prepare { pooling, ..Prepare::new(export(name), dir.path().join("b")) };
-        let e = prepare(&options, &TractEngine::new(), |_| ()).unwrap_err();
+        let e = prepare(&options, &*engine(), |_| ()).unwrap_err();
         assert_eq!(e.code(), "backbone.pooling", "{e}");
     }
 }
@@ -353,7 +352,7 @@ fn rows_that_repeat_the_sequence_change_nothing() {
             .filter(|&v| !graph.value(v).name.starts_with("head."))
             .collect();
         graph.inputs = data;
-        let program = TractEngine::new().compile(&graph, &[]).unwrap();
+        let program = engine().compile(&graph, &[]).unwrap();
         let tensor = |name: &String| match name.split('.').collect::<Vec<_>>()[..] {
             ["prefix", layer, what] => {
                 let at = 1 + 2 * layer.parse::<usize>().unwrap() + usize::from(what == "value");
@@ -379,7 +378,7 @@ fn gradients_of(backbone: &Backbone, plan: &methods::Plan) -> Vec<Tensor> {
     let wrt: Vec<_> = specs.iter().map(|s| site(&graph, &s.name).unwrap()).collect();
     graph.outputs = gradients(&mut graph, loss, &wrt).unwrap();
     graph.prune();
-    let program = TractEngine::new().compile(&graph, &[(Dim::BATCH, 2)]).unwrap();
+    let program = engine().compile(&graph, &[(Dim::BATCH, 2)]).unwrap();
     let fed = |v: &ValueId| {
         let value = graph.value(*v);
         match value.name.as_str() {

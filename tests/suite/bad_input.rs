@@ -14,9 +14,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use edge_tune::backbone::{Prepare, prepare};
-use edge_tune::engine::tract::TractEngine;
 
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 /// A word-level tokenizer for the tiny BERT of the fixtures.
 const TOKENIZER: &str = r#"{
@@ -35,7 +34,7 @@ fn backbone(dir: &Path) -> PathBuf {
     std::fs::write(&tokenizer, TOKENIZER).unwrap();
     let model = fixture("exports/bert-dynamo/model.onnx");
     let options = Prepare { tokenizer: Some(tokenizer), ..Prepare::new(model, &out) };
-    prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+    prepare(&options, &*engine(), |_| ()).unwrap();
     out
 }
 

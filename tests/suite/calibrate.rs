@@ -3,12 +3,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use edge_tune::data::Dataset;
 use edge_tune::delta::Delta;
-use edge_tune::engine::tract::TractEngine;
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::Model;
 use edge_tune::tensor::Tensor;
@@ -17,10 +15,10 @@ use edge_tune::train::{
 };
 use edge_tune::{Error, data::Row};
 
-use crate::support::{colours, text_backbone};
+use crate::support::{colours, engine, text_backbone};
 
 fn model(dir: &Path) -> Model {
-    Model::open(dir, Arc::new(TractEngine::new())).unwrap()
+    Model::open(dir, engine()).unwrap()
 }
 
 fn task<'a>(model: &'a Model, method: &str, set: &[(&str, &str)], held: f64) -> Task<'a> {

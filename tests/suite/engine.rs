@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, EngineError, Feed, Program};
+use edge_tune::engine::{EngineError, Feed, Program};
 use edge_tune::graph::canonical::{canonicalise, padding_masks};
 use edge_tune::graph::{Attrs, Dim, Graph, ValueId, onnx};
 use edge_tune::tensor::{DType, Tensor};
 
-use crate::support::fixture;
+use crate::support::{engine, engine_on, fixture};
 
 fn compile(g: &Graph) -> Arc<dyn Program> {
-    TractEngine::new().compile(g, &[]).unwrap()
+    engine().compile(g, &[]).unwrap()
 }
 
 fn run(p: &Arc<dyn Program>, inputs: &[&Tensor]) -> Vec<Tensor> {
@@ -79,7 +78,7 @@ fn linear(g: &mut Graph, x: ValueId, w: &Weight, backward: bool) -> ValueId {
 
 #[test]
 fn frozen_linear_equals_the_plain_sum() {
-    let engines = [TractEngine::new(), TractEngine::with_threads(2)];
+    let engines = [engine(), engine_on(2)];
     for (k, n) in [(1, 1), (17, 5), (1, 33), (64, 64), (100, 16), (130, 203), (390, 65)] {
         for int8 in [true, false] {
             let w = weight(k, n, int8);
@@ -196,7 +195,7 @@ fn batch_and_sequence_are_free() {
 #[test]
 fn a_pinned_batch_is_the_only_one() {
     let g = small_text_model();
-    let p = TractEngine::new().compile(&g, &[(Dim::BATCH, 4)]).unwrap();
+    let p = engine().compile(&g, &[(Dim::BATCH, 4)]).unwrap();
     let free = run_text(&compile(&g), &text_inputs(4, 9));
     let pinned = run_text(&p, &text_inputs(4, 9));
     assert_eq!(pinned.shape(), [4, 9, 5]);
@@ -215,7 +214,7 @@ fn wrong_inputs_are_refused_by_name() {
     let said = refusal(&p, &[&ids, &unused, &mask, &mask]);
     assert!(said.contains("3 inputs"), "{said}");
     let said = refusal(&p, &[&mask, &unused, &mask]);
-    assert!(said.contains("`ids`") && said.contains("F32"), "{said}");
+    assert!(said.contains("`ids`") && said.contains("f32"), "{said}");
     let flat = mask.reshaped(&[10]).unwrap();
     let said = refusal(&p, &[&ids, &unused, &flat]);
     assert!(said.contains("`mask`") && said.contains("1 dimensions"), "{said}");
@@ -254,7 +253,7 @@ fn bound_f16_inputs_are_cast_by_the_graph() {
     let offset = g.op("Cast", &[delta], Attrs::none().with("to", 1)).unwrap();
     let y = g.op("Add", &[x, offset], Attrs::none()).unwrap();
     g.outputs = vec![y, x];
-    let engine = TractEngine::new();
+    let engine = engine();
     let p = engine.compile(&g, &[]).unwrap();
     let delta = Tensor::vector(&[0.5f32, -1.0, 0.25, 8.0]).to_f16();
     let bound = engine.bind(&delta).unwrap();
@@ -272,7 +271,7 @@ fn bound_f16_inputs_are_cast_by_the_graph() {
 
 #[test]
 fn threads_share_one_program() {
-    for engine in [TractEngine::new(), TractEngine::with_threads(2)] {
+    for engine in [engine(), engine_on(2)] {
         let w = weight(96, 200, true);
         let mut g = Graph::new();
         let x = g.add_input("x", DType::F32, &[Dim::BATCH, 96.into()]).unwrap();
@@ -334,12 +333,12 @@ fn tokens_are_counted_in_i64() {
 fn what_cannot_be_compiled_is_named() {
     let mut g = small_text_model();
     g.nodes[0].op = "FrozenNothing".into();
-    let e = TractEngine::new().compile(&g, &[]).err().unwrap();
+    let e = engine().compile(&g, &[]).err().unwrap();
     assert_eq!(e.code(), "engine.compile");
     assert!(e.to_string().contains("FrozenNothing"), "{e}");
     let mut g = small_text_model();
     g.nodes.remove(0);
-    let e = TractEngine::new().compile(&g, &[]).err().unwrap();
+    let e = engine().compile(&g, &[]).err().unwrap();
     assert!(e.to_string().contains("before it is made"), "{e}");
 }
 
@@ -360,8 +359,7 @@ fn tensors(path: &std::path::Path) -> HashMap<String, Tensor> {
 /// Runs `g` on the two inputs of an export and compares with what torch gave.
 fn agrees_with_torch(export: &str, g: &Graph, pins: &[(Dim, usize)], cases: &[&str]) {
     let io = tensors(&fixture(&format!("exports/{export}/io.safetensors")));
-    let p =
-        TractEngine::with_threads(2).compile(g, pins).unwrap_or_else(|e| panic!("{export}: {e}"));
+    let p = engine_on(2).compile(g, pins).unwrap_or_else(|e| panic!("{export}: {e}"));
     for case in cases {
         let inputs: Vec<Feed> =
             p.inputs().iter().map(|name| Feed::Tensor(&io[&format!("{case}.{name}")])).collect();
@@ -402,7 +400,7 @@ fn a_confident_mistake_has_a_finite_loss() {
     let x = g.add_input("x", DType::F32, &[Dim::fixed(1), Dim::fixed(3)]).unwrap();
     let y = g.op("LogSoftmax", &[x], Attrs::none().with("axis", -1i64)).unwrap();
     g.outputs = vec![y];
-    let program = TractEngine::new().compile(&g, &[]).unwrap();
+    let program = engine().compile(&g, &[]).unwrap();
     let x = Tensor::new(&[1, 3], &[500f32, -500.0, 0.0]).unwrap();
     let y = program.run(&[Feed::Tensor(&x)]).unwrap();
     assert_eq!(y[0].as_slice::<f32>().unwrap(), [0.0, -1000.0, -500.0]);

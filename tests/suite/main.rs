@@ -9,6 +9,7 @@ mod compare;
 mod data;
 mod delta;
 mod engine;
+mod engine_choice;
 mod media;
 mod memory;
 mod methods;

@@ -5,21 +5,20 @@ use std::sync::Arc;
 
 use edge_tune::autodiff::gradients;
 use edge_tune::backbone::{Backbone, Prepare, Weights, prepare, site};
-use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, Feed};
+use edge_tune::engine::Feed;
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::{TensorForm, build};
 use edge_tune::tensor::{DType, Tensor};
 use edge_tune::train::loss;
 use serde_json::Value;
 
-use crate::support::{fixture, tensors};
+use crate::support::{engine, fixture, tensors};
 
 fn backbone(dir: &std::path::Path, family: &str, weights: Weights) -> Arc<Backbone> {
     let out = dir.join(format!("{family}-{weights}"));
     let model = fixture(&format!("exports/{family}-dynamo/model.onnx"));
     let options = Prepare { weights, ..Prepare::new(model, &out) };
-    prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+    prepare(&options, &*engine(), |_| ()).unwrap();
     Backbone::load(&out).unwrap()
 }
 
@@ -118,7 +117,7 @@ fn run(backbone: &Backbone, case: &Value, file: &BTreeMap<String, Tensor>) -> Op
     let grads = gradients(&mut graph, loss, &wrt).unwrap();
     graph.outputs = [logits, loss].into_iter().chain(grads).collect();
     graph.prune();
-    let program = TractEngine::new().compile(&graph, &[]).unwrap();
+    let program = engine().compile(&graph, &[]).unwrap();
     let mut feeds: HashMap<String, Tensor> = HashMap::new();
     let rows = file["labels"].len();
     feeds.insert("loss_weight".into(), Tensor::scalar(1.0 / rows as f32));

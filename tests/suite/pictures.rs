@@ -1,17 +1,15 @@
 //! Tests: calibration on pictures with the bundled picture backbone.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use edge_tune::data::{Augment, Crop, Dataset};
 use edge_tune::delta::Delta;
-use edge_tune::engine::tract::TractEngine;
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::{Model, Sample};
 use edge_tune::train::{Options, Task, calibrate};
 
 use crate::cli::{json, repo, run};
-use crate::support::{colours, text_backbone};
+use crate::support::{colours, engine, text_backbone};
 
 /// Two classes of four pictures under `pets`. No picture lies halfway between two others: the nearest
 /// keys of one that does are a matter of rounding.
@@ -31,7 +29,7 @@ fn pets(dir: &Path) {
 }
 
 fn model() -> Model {
-    Model::open(&repo("models/vit-tiny"), Arc::new(TractEngine::new())).unwrap()
+    Model::open(&repo("models/vit-tiny"), engine()).unwrap()
 }
 
 fn train(model: &Model, data: &Dataset, method: &str, options: &Options) -> Delta {
@@ -94,7 +92,7 @@ fn views_are_drawn_from_the_seed() {
 #[test]
 fn only_pictures_are_augmented() {
     let (_dir, path) = text_backbone();
-    let model = Model::open(&path, Arc::new(TractEngine::new())).unwrap();
+    let model = Model::open(&path, engine()).unwrap();
     let data = colours(4);
     let linear = methods::find("linear").unwrap();
     let settings = Settings::resolve(linear, []).unwrap();

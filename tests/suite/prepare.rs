@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use edge_tune::backbone::{Backbone, Prepare, Weights, prepare};
-use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, Feed};
+use edge_tune::engine::Feed;
 use edge_tune::graph::canonical::{MaskReport, canonicalise, padding_masks};
 use edge_tune::graph::sites::{Modality, Role, Sites, discover};
 use edge_tune::graph::{Graph, onnx};
 use edge_tune::tensor::Tensor;
 
-use crate::support::{fixture, tensors};
+use crate::support::{engine, fixture, tensors};
 
 /// Every export of the fixtures: folder, family, whether it has the legacy mask defect.
 const EXPORTS: &[(&str, &str)] = &[
@@ -75,7 +74,7 @@ fn every_site_of_every_export_is_found() {
 fn hidden(backbone: &Backbone, io: &BTreeMap<String, Tensor>, case: &str) -> Tensor {
     let mut graph = backbone.graph().clone();
     graph.outputs.truncate(1);
-    let program = TractEngine::new().compile(&graph, &[]).unwrap();
+    let program = engine().compile(&graph, &[]).unwrap();
     let feeds: Vec<Feed> =
         program.inputs().iter().map(|name| Feed::Tensor(&io[&format!("{case}.{name}")])).collect();
     program.run(&feeds).unwrap().swap_remove(0)
@@ -90,8 +89,8 @@ fn prepared_float_backbones_equal_torch() {
             let out = dir.path().join("backbone");
             let model = fixture(&format!("exports/{export}/model.onnx"));
             let options = Prepare { weights, ..Prepare::new(model, &out) };
-            let manifest = prepare(&options, &TractEngine::new(), |_| ())
-                .unwrap_or_else(|e| panic!("{export}: {e}"));
+            let manifest =
+                prepare(&options, &*engine(), |_| ()).unwrap_or_else(|e| panic!("{export}: {e}"));
             let backbone = Backbone::load(&out).unwrap();
             backbone.verify().unwrap();
             for case in ["a", "b"] {
@@ -135,7 +134,7 @@ fn real_exports_equal_torch() {
             let out = dir.path().join("backbone");
             let options = Prepare { weights, ..Prepare::new(folder.join("model.onnx"), &out) };
             let started = std::time::Instant::now();
-            let manifest = prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+            let manifest = prepare(&options, &*engine(), |_| ()).unwrap();
             let seconds = started.elapsed().as_secs_f64();
             let backbone = Backbone::load(&out).unwrap();
             let worst = ["a", "b"].map(|case| {

@@ -2,6 +2,9 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use edge_tune::engine::Engine;
 
 /// `tests/fixtures/<path>`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -16,6 +19,23 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     }
     println!("skipped: the shared data file {path} is absent");
     None
+}
+
+/// The engine that `EDGE_TUNE_ENGINE` names, on one thread. Nothing said: `tract`.
+pub fn engine() -> Arc<dyn Engine> {
+    engine_on(1)
+}
+
+/// The same on `threads` threads.
+pub fn engine_on(threads: usize) -> Arc<dyn Engine> {
+    match std::env::var("EDGE_TUNE_ENGINE").as_deref() {
+        #[cfg(feature = "ort")]
+        Ok("ort") => Arc::new(edge_tune::engine::ort::OrtEngine::load(None, threads).unwrap()),
+        Err(_) | Ok("" | "tract") => {
+            Arc::new(edge_tune::engine::tract::TractEngine::with_threads(threads))
+        }
+        Ok(other) => panic!("no engine {other} in this build"),
+    }
 }
 
 /// The tensors of a safetensors fixture.
@@ -50,7 +70,6 @@ pub const WORDS: [&str; 12] =
 /// The tiny BERT of the fixtures in a temporary directory, with a tokenizer that knows [`WORDS`].
 pub fn text_backbone() -> (tempfile::TempDir, PathBuf) {
     use edge_tune::backbone::{Prepare, prepare};
-    use edge_tune::engine::tract::TractEngine;
     let dir = tempfile::tempdir().unwrap();
     let special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
     let vocab: serde_json::Map<_, _> =
@@ -71,7 +90,7 @@ pub fn text_backbone() -> (tempfile::TempDir, PathBuf) {
     let out = dir.path().join("backbone");
     let model = fixture("exports/bert-dynamo/model.onnx");
     let options = Prepare { tokenizer: Some(path), ..Prepare::new(model, &out) };
-    prepare(&options, &TractEngine::new(), |_| ()).unwrap();
+    prepare(&options, &*engine(), |_| ()).unwrap();
     (dir, out)
 }
 

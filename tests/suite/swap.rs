@@ -8,14 +8,13 @@ use std::thread;
 
 use edge_tune::backbone::{Prepare, prepare};
 use edge_tune::delta::{Delta, Metadata};
-use edge_tune::engine::tract::TractEngine;
 use edge_tune::engine::{Bound, Engine, EngineError, Program};
 use edge_tune::graph::{Dim, Graph};
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::{Model, Prediction, Task};
 use edge_tune::tensor::Tensor;
 
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 const TOKENIZER: &str = r#"{
   "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
@@ -27,9 +26,8 @@ const TOKENIZER: &str = r#"{
 const TEXTS: [&str; 3] = ["lights on", "lights off please", "on"];
 
 /// An engine that counts what it is asked for.
-#[derive(Default)]
 struct Counting {
-    engine: TractEngine,
+    engine: Arc<dyn Engine>,
     compiled: AtomicUsize,
     bound: AtomicUsize,
 }
@@ -55,6 +53,10 @@ impl Engine for Counting {
 }
 
 impl Counting {
+    fn new() -> Counting {
+        Counting { engine: engine(), compiled: 0.into(), bound: 0.into() }
+    }
+
     fn counts(&self) -> (usize, usize) {
         (self.compiled.load(Ordering::Relaxed), self.bound.load(Ordering::Relaxed))
     }
@@ -67,8 +69,8 @@ fn model(dir: &Path) -> (Model, Arc<Counting>) {
     let out = dir.join("backbone");
     let from = fixture("exports/bert-dynamo/model.onnx");
     let options = Prepare { tokenizer: Some(tokenizer), ..Prepare::new(from, &out) };
-    prepare(&options, &TractEngine::new(), |_| ()).unwrap();
-    let engine = Arc::new(Counting::default());
+    prepare(&options, &*engine(), |_| ()).unwrap();
+    let engine = Arc::new(Counting::new());
     (Model::open(&out, engine.clone()).unwrap(), engine)
 }
 

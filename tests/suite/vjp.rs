@@ -9,14 +9,13 @@ mod backbones;
 use std::path::{Path, PathBuf};
 
 use edge_tune::autodiff::{cross_entropy, frontier, gradients, split};
-use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, Feed};
+use edge_tune::engine::Feed;
 use edge_tune::graph::{Attr, Attrs, Dim, Graph, GraphError, ValueId};
 use edge_tune::tensor::{DType, Tensor};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -171,7 +170,7 @@ fn run_pinned(
     inputs: &[Tensor],
     pins: &[(Dim, usize)],
 ) -> Result<Vec<Tensor>, String> {
-    let program = TractEngine::new().compile(graph, pins).map_err(|e| e.to_string())?;
+    let program = engine().compile(graph, pins).map_err(|e| e.to_string())?;
     let feeds: Vec<Feed<'_>> = inputs.iter().map(Feed::Tensor).collect();
     program.run(&feeds).map_err(|e| e.to_string())
 }

@@ -49,7 +49,7 @@ impl BackboneArg {
     }
 
     pub fn open(&self, out: &Output) -> anyhow::Result<Model> {
-        Ok(Model::open(&self.dir()?, out.engine())?)
+        Ok(Model::open(&self.dir()?, out.engine.engine()?)?)
     }
 }
 

@@ -4,6 +4,7 @@ mod apply;
 mod calibrate;
 mod compare;
 mod completions;
+mod engine;
 mod eval;
 mod inspect;
 mod list;
@@ -39,9 +40,8 @@ struct Cli {
     /// Print no progress.
     #[arg(long, short, global = true, help_heading = "General options")]
     quiet: bool,
-    /// Threads of the engine; all cores by default.
-    #[arg(long, global = true, value_name = "N", help_heading = "General options")]
-    threads: Option<usize>,
+    #[command(flatten)]
+    engine: engine::EngineArg,
 }
 
 #[derive(Subcommand)]
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return output::wrong_use(&e),
     };
-    let out = Output { json: cli.json, quiet: cli.quiet, threads: cli.threads };
+    let out = Output { json: cli.json, quiet: cli.quiet, engine: cli.engine };
     let result = match cli.command {
         Command::Prepare(args) => prepare::run(args, &out),
         Command::Inspect(args) => inspect::run(args, &out),

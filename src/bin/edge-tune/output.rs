@@ -4,22 +4,21 @@ use std::error::Error as StdError;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use edge_tune::Error;
 use edge_tune::data::DataError;
-use edge_tune::engine::Engine;
-use edge_tune::engine::tract::TractEngine;
 use edge_tune::store::StoreError;
 use edge_tune::train::TrainError;
 use serde::Serialize;
 use serde_json::json;
 
+use crate::engine::EngineArg;
+
 /// The general options.
 pub struct Output {
     pub json: bool,
     pub quiet: bool,
-    pub threads: Option<usize>,
+    pub engine: EngineArg,
 }
 
 /// Flags or arguments that do not go together.
@@ -40,12 +39,6 @@ pub fn usage(text: impl Into<String>) -> anyhow::Error {
 }
 
 impl Output {
-    /// The engine that the options ask for.
-    pub fn engine(&self) -> Arc<dyn Engine> {
-        let all = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Arc::new(TractEngine::with_threads(self.threads.unwrap_or(all)))
-    }
-
     /// Prints `value` as JSON, or `text`, with a line break at the end.
     pub fn print(&self, value: &impl Serialize, text: impl Display) -> anyhow::Result<()> {
         match self.json {

@@ -88,8 +88,9 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         source: args.source,
         ..Prepare::new(args.model, &args.out)
     };
-    let manifest = prepare(&options, &*out.engine(), |step| out.note(format_args!("{step} ...")))
-        .map_err(Error::from)?;
+    let manifest =
+        prepare(&options, &*out.engine.engine()?, |step| out.note(format_args!("{step} ...")))
+            .map_err(Error::from)?;
     if manifest.report.mask == MaskReport::Repaired {
         out.note("repaired: the export ignored its padding mask (a defect of the legacy exporter)");
     }

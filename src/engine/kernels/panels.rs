@@ -16,7 +16,7 @@ pub(super) enum Weights<'a> {
 
 /// Which product a panel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Direction {
+pub(in crate::engine) enum Direction {
     /// y = x W: lanes are columns.
     Forward,
     /// dx = dy W^T: lanes are rows.

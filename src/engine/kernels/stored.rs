@@ -2,21 +2,36 @@
 
 use std::fmt;
 
-use tract_onnx::prelude::TractResult;
+use tract_onnx::tract_hir::internal::*;
 
-use crate::tensor::{Element, Tensor};
+use crate::graph::{Graph, Node};
+use crate::tensor::{Element, Tensor as Ours};
 
 /// Two are equal if they share their bytes, which is what tract asks to merge equal nodes:
 /// comparing megabytes would not be worth it.
 #[derive(Clone)]
-pub(super) struct Stored(pub(super) Tensor);
+pub(in crate::engine) struct Stored(pub(in crate::engine) Ours);
 
 impl Stored {
-    pub(super) fn shape(&self) -> &[usize] {
+    /// The constant that `node` reads as input `i`.
+    pub(in crate::engine) fn of(graph: &Graph, node: &Node, i: usize) -> TractResult<Stored> {
+        let v = node.input(i)?;
+        let name = &graph.value(v).name;
+        let t = graph.constant(v).with_context(|| format!("`{name}` is no constant"))?;
+        Ok(Stored(t.clone()))
+    }
+
+    /// The same, where it may be left out.
+    pub(super) fn maybe(graph: &Graph, node: &Node, i: usize) -> TractResult<Option<Stored>> {
+        let there = node.inputs.get(i).is_some_and(Option::is_some);
+        there.then(|| Stored::of(graph, node, i)).transpose()
+    }
+
+    pub(in crate::engine) fn shape(&self) -> &[usize] {
         self.0.shape()
     }
 
-    pub(super) fn as_slice<T: Element>(&self) -> TractResult<&[T]> {
+    pub(in crate::engine) fn as_slice<T: Element>(&self) -> TractResult<&[T]> {
         Ok(self.0.as_slice()?)
     }
 }

@@ -1,49 +1,13 @@
-//! Rows of a frozen table, read from the mapped file.
+//! Rows of a frozen table as an operator of tract.
 
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::ops::cast::cast;
 
-use super::stored::Stored;
+use crate::engine::kernels::Table;
 
-/// Row `id` of a table `[V, D]`, as f32, for each of the ids.
+/// Row `id` of a table, as f32, for each of the ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FrozenGather {
-    /// i8 or f32 `[V, D]`.
-    pub(super) table: Stored,
-    /// f32 `[V]`, for an i8 table.
-    pub(super) scale: Option<Stored>,
-}
-
-impl FrozenGather {
-    /// Checks types and sizes, so that running can trust them.
-    pub(super) fn checked(self) -> TractResult<FrozenGather> {
-        let &[rows, _] = self.table.shape() else {
-            bail!("the table has shape {:?}, not [V, D]", self.table.shape())
-        };
-        match &self.scale {
-            Some(scale) => {
-                self.table.as_slice::<i8>()?;
-                scale.as_slice::<f32>()?;
-                ensure!(scale.shape() == [rows], "the scale has shape {:?}", scale.shape());
-            }
-            None => drop(self.table.as_slice::<f32>()?),
-        }
-        Ok(self)
-    }
-
-    fn width(&self) -> usize {
-        self.table.shape()[1]
-    }
-
-    /// The position of `id`; negative ids count from the end.
-    fn row(&self, id: i64) -> TractResult<usize> {
-        let rows = self.table.shape()[0];
-        let row = if id < 0 { id.checked_add(rows as i64) } else { Some(id) };
-        row.and_then(|row| usize::try_from(row).ok())
-            .filter(|&row| row < rows)
-            .with_context(|| format!("id {id} is outside the table of {rows} rows"))
-    }
-}
+pub(super) struct FrozenGather(pub(super) Table);
 
 impl Op for FrozenGather {
     fn name(&self) -> StaticName {
@@ -51,7 +15,7 @@ impl Op for FrozenGather {
     }
 
     fn info(&self) -> TractResult<Vec<String>> {
-        Ok(vec![format!("{:?}", self.table)])
+        Ok(vec![format!("{:?}", self.0.table)])
     }
 
     op_as_typed_op!();
@@ -62,27 +26,10 @@ impl EvalOp for FrozenGather {
 
     fn eval(&self, _ctx: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let ids = args_1!(inputs);
-        let width = self.width();
-        let shape: TVec<usize> = ids.shape().iter().copied().chain([width]).collect();
+        let shape: TVec<usize> = ids.shape().iter().copied().chain([self.0.width()]).collect();
         let mut y = Tensor::zero::<f32>(&shape)?;
-        if width > 0 {
-            let ids = ids.try_as_plain_ram()?;
-            let mut plain = y.try_as_plain_ram_mut()?;
-            let out = plain.as_slice_mut::<f32>()?.chunks_exact_mut(width);
-            for (out, &id) in out.zip(ids.as_slice::<i64>()?) {
-                let row = self.row(id)?;
-                let at = row * width..(row + 1) * width;
-                match &self.scale {
-                    Some(scale) => {
-                        let scale = scale.as_slice::<f32>()?[row];
-                        for (o, &w) in out.iter_mut().zip(&self.table.as_slice::<i8>()?[at]) {
-                            *o = f32::from(w) * scale;
-                        }
-                    }
-                    None => out.copy_from_slice(&self.table.as_slice::<f32>()?[at]),
-                }
-            }
-        }
+        let ids = ids.try_as_plain_ram()?;
+        self.0.rows(ids.as_slice::<i64>()?, y.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
         Ok(tvec!(y.into_tvalue()))
     }
 }
@@ -92,7 +39,7 @@ impl TypedOp for FrozenGather {
 
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
         let mut shape = inputs[0].shape.to_tvec();
-        shape.push(self.width().to_dim());
+        shape.push(self.0.width().to_dim());
         Ok(tvec!(f32::fact(&*shape)))
     }
 }
@@ -110,7 +57,7 @@ impl Expansion for FrozenGather {
     ) -> InferenceResult {
         s.equals(&outputs[0].datum_type, f32::datum_type())?;
         s.given(&inputs[0].shape, move |s, mut shape| {
-            shape.push(self.width().to_dim());
+            shape.push(self.0.width().to_dim());
             s.equals(&outputs[0].shape, shape)
         })
     }

@@ -3,7 +3,7 @@
 //! Standard operators go through the builders of tract's ONNX importer, one node at a time. Ours
 //! become the operators of this room, which hold the frozen weights themselves.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{ModelProto, NodeProto};
@@ -15,50 +15,10 @@ use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
 use super::integers::CastToI64;
 use super::log_softmax::LogSoftmax;
-use super::panels::Direction;
-use super::stored::Stored;
-use crate::graph::{Dim, Graph, Node, ValueId, dequantized_constant, onnx};
+use crate::engine::inputs::{Input, Size};
+use crate::engine::kernels::{Biases, Linear, Table};
+use crate::graph::{Graph, Node, ValueId, dequantized_constant, onnx};
 use crate::tensor::{DType, Tensor as Ours};
-
-/// The size that an input dimension must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Size {
-    Fixed(usize),
-    /// Free, but the same wherever this number stands.
-    Free(usize),
-}
-
-/// What an input must be.
-#[derive(Debug)]
-pub(super) struct Input {
-    pub(super) name: String,
-    pub(super) dtype: DType,
-    pub(super) dims: Vec<Size>,
-}
-
-/// Describes the inputs: which sizes are fixed, and which free ones go together.
-pub(super) fn inputs(graph: &Graph, pins: &[(Dim, usize)]) -> Vec<Input> {
-    let mut free: Vec<Dim> = Vec::new();
-    let mut size = |dim: &Dim| match pins.iter().find(|(pinned, _)| pinned == dim) {
-        Some(&(_, n)) => Size::Fixed(n),
-        None => match dim.constant() {
-            Some(n) => Size::Fixed(n),
-            None => Size::Free(free.iter().position(|d| d == dim).unwrap_or_else(|| {
-                free.push(*dim);
-                free.len() - 1
-            })),
-        },
-    };
-    graph
-        .inputs
-        .iter()
-        .map(|&v| {
-            let value = graph.value(v);
-            let dims = value.shape.iter().map(&mut size).collect();
-            Input { name: value.name.clone(), dtype: value.dtype, dims }
-        })
-        .collect()
-}
 
 /// The model of `graph`, fed with `inputs`.
 pub(super) fn lower(graph: &Graph, inputs: &[Input]) -> TractResult<TypedModel> {
@@ -223,70 +183,10 @@ impl<'a> Lowering<'a> {
     }
 
     fn linear(&self, n: usize, node: &Node) -> TractResult<FrozenLinear> {
-        let backward = node.attrs.int("backward").unwrap_or(0) != 0;
-        let bias = self.biases.of.get(&n).map(|b| self.constant(b.value)).transpose()?;
-        FrozenLinear {
-            weight: Stored(self.constant(node.input(1)?)?.clone()),
-            scale: self.optional(node, 2)?,
-            bias: bias
-                .map(|b| convert::to_tract(&b.reshaped(&[b.len()])?))
-                .transpose()?
-                .map(|t| t.into_arc_tensor()),
-            direction: if backward { Direction::Backward } else { Direction::Forward },
-        }
-        .checked()
+        Ok(FrozenLinear(Linear::of(self.graph, node, self.biases.of.get(&n))?))
     }
 
     fn gather(&self, node: &Node) -> TractResult<FrozenGather> {
-        let table = Stored(self.constant(node.input(0)?)?.clone());
-        FrozenGather { table, scale: self.optional(node, 1)? }.checked()
-    }
-
-    fn optional(&self, node: &Node, i: usize) -> TractResult<Option<Stored>> {
-        let v = node.inputs.get(i).copied().flatten();
-        v.map(|v| Ok(Stored(self.constant(v)?.clone()))).transpose()
-    }
-}
-
-/// Constant biases that are added right after a frozen product, and so can become part of it.
-#[derive(Default)]
-struct Biases {
-    /// By the position of the product.
-    of: HashMap<usize, Bias>,
-    /// Positions of the additions that are no longer needed.
-    added: HashSet<usize>,
-}
-
-struct Bias {
-    value: ValueId,
-    output: ValueId,
-}
-
-impl Biases {
-    fn find(graph: &Graph) -> Biases {
-        let index = graph.index();
-        let mut biases = Biases::default();
-        for (n, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.op == "FrozenLinear") {
-            let Ok(y) = node.output() else { continue };
-            let &[(add, slot)] = index.consumers(y) else { continue };
-            let sum = &graph.nodes[add];
-            if sum.op != "Add" || graph.outputs.contains(&y) {
-                continue;
-            }
-            let (Ok(value), Ok(output)) = (sum.input(1 - slot.min(1)), sum.output()) else {
-                continue;
-            };
-            let vector = graph.constant(value).is_some_and(|b| {
-                b.dtype() == DType::F32
-                    && b.shape().last() == Some(&b.len())
-                    && graph.width(y) == Some(b.len())
-                    && b.shape().len() <= graph.rank(y)
-            });
-            if vector {
-                biases.of.insert(n, Bias { value, output });
-                biases.added.insert(add);
-            }
-        }
-        biases
+        Ok(FrozenGather(Table::of(self.graph, node)?))
     }
 }

@@ -12,16 +12,14 @@ mod integers;
 mod log_softmax;
 mod lower;
 mod order;
-mod panels;
 mod program;
-mod stored;
 
 use std::sync::Arc;
 
 use tract_linalg::multithread::Executor;
 use tract_onnx::prelude::{IntoArcTensor, RunOptions, TractResult};
 
-use super::{Bound, Engine, EngineError, Program};
+use super::{Bound, Engine, EngineError, Program, executor, inputs};
 use crate::graph::{Dim, Graph};
 use crate::tensor::Tensor;
 use program::{TractBound, TractProgram};
@@ -45,15 +43,11 @@ impl TractEngine {
     /// Spreads large products over `threads` threads, which all programs of this engine share.
     /// More than the machine has are not started.
     pub fn with_threads(threads: usize) -> TractEngine {
-        let most = std::thread::available_parallelism().map_or(1, |n| n.get());
-        match threads.min(most) {
-            0 | 1 => TractEngine::new(),
-            n => TractEngine { executor: Executor::multithread_with_name(n, "edge-tune") },
-        }
+        TractEngine { executor: executor(threads).1 }
     }
 
     fn plan(&self, graph: &Graph, pins: &[(Dim, usize)]) -> TractResult<TractProgram> {
-        let inputs = lower::inputs(graph, pins);
+        let inputs = inputs::of(graph, pins);
         let model = lower::lower(graph, &inputs)?.into_optimized()?;
         let options = RunOptions { executor: Some(self.executor.clone()), ..Default::default() };
         Ok(TractProgram::new(inputs, order::plan(model, &options)?))
@@ -84,7 +78,10 @@ impl Engine for TractEngine {
 
     fn bind(&self, tensor: &Tensor) -> Result<Arc<dyn Bound>, EngineError> {
         match convert::to_tract(tensor) {
-            Ok(t) => Ok(Arc::new(TractBound(t.into_arc_tensor()))),
+            Ok(t) => {
+                let dtype = tensor.dtype();
+                Ok(Arc::new(TractBound { tensor: t.into_arc_tensor(), dtype }))
+            }
             Err(e) => Err(EngineError::Input { name: "(bound)".into(), reason: format!("{e:#}") }),
         }
     }

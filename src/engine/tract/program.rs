@@ -4,17 +4,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::TypedSimpleState;
 
-use super::lower::{Input, Size};
 use super::{NAME, convert};
+use crate::engine::inputs::{self, Input, refused};
 use crate::engine::{Bound, EngineError, Feed, Program};
-use crate::tensor::Tensor as Ours;
+use crate::tensor::{DType, Tensor as Ours};
 
 /// A tensor as tract takes it.
-pub(super) struct TractBound(pub(super) Arc<Tensor>);
+pub(super) struct TractBound {
+    pub(super) tensor: Arc<Tensor>,
+    pub(super) dtype: DType,
+}
 
 impl Bound for TractBound {
     fn bytes(&self) -> usize {
-        self.0.len() * self.0.datum_type().size_of()
+        self.tensor.len() * self.dtype.size()
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -38,33 +41,17 @@ impl TractProgram {
     }
 
     fn feed(&self, feeds: &[Feed<'_>]) -> Result<TVec<TValue>, EngineError> {
-        if let Some(missing) = self.inputs.get(feeds.len()) {
-            return Err(refused(&missing.name, "it is missing"));
-        }
-        if feeds.len() > self.inputs.len() {
-            let reason = format!("the program has {} inputs only", self.inputs.len());
-            return Err(refused(&(feeds.len() - 1).to_string(), &reason));
-        }
-        let mut free = Free::default();
-        let mut values = TVec::new();
-        for (input, feed) in self.inputs.iter().zip(feeds) {
-            let value = match feed {
-                Feed::Tensor(t) => {
-                    free.check(input, convert::datum_type(t.dtype()), t.shape())?;
-                    let copy = convert::to_tract(t);
-                    copy.map_err(|e| refused(&input.name, &format!("{e:#}")))?.into_tvalue()
-                }
-                Feed::Bound(b) => {
-                    let Some(TractBound(t)) = b.as_any().downcast_ref() else {
-                        return Err(refused(&input.name, "it was bound by another engine"));
-                    };
-                    free.check(input, t.datum_type(), t.shape())?;
-                    t.clone().into_tvalue()
-                }
-            };
-            values.push(value);
-        }
-        Ok(values)
+        let kind = |b: &TractBound| (b.dtype, b.tensor.shape().to_vec());
+        inputs::check(&self.inputs, feeds, |feed| bound(feed).map(kind))?;
+        let value = |(input, feed): (&Input, &Feed<'_>)| match (feed, bound(feed)) {
+            (Feed::Tensor(t), _) => {
+                let copy = convert::to_tract(t);
+                Ok(copy.map_err(|e| refused(&input.name, &format!("{e:#}")))?.into_tvalue())
+            }
+            (_, Some(b)) => Ok(b.tensor.clone().into_tvalue()),
+            (_, None) => Err(refused(&input.name, "it was bound by another engine")),
+        };
+        self.inputs.iter().zip(feeds).map(value).collect()
     }
 
     fn exec(&self, values: TVec<TValue>) -> TractResult<Vec<Ours>> {
@@ -92,46 +79,9 @@ impl Program for TractProgram {
     }
 }
 
-/// The free sizes, as the inputs of one run define them.
-#[derive(Default)]
-struct Free(Vec<Option<usize>>);
-
-impl Free {
-    fn check(
-        &mut self,
-        input: &Input,
-        have: DatumType,
-        shape: &[usize],
-    ) -> Result<(), EngineError> {
-        let want = convert::datum_type(input.dtype);
-        if have != want {
-            let reason = format!("it holds {have:?} elements, not {want:?}");
-            return Err(refused(&input.name, &reason));
-        }
-        if shape.len() != input.dims.len() {
-            let reason = format!("it has {} dimensions, not {}", shape.len(), input.dims.len());
-            return Err(refused(&input.name, &reason));
-        }
-        for (axis, (&size, &dim)) in shape.iter().zip(&input.dims).enumerate() {
-            let want = match dim {
-                Size::Fixed(want) => want,
-                Size::Free(_) if size == 0 => {
-                    return Err(refused(&input.name, &format!("dimension {axis} is empty")));
-                }
-                Size::Free(i) => {
-                    self.0.resize(self.0.len().max(i + 1), None);
-                    *self.0[i].get_or_insert(size)
-                }
-            };
-            if size != want {
-                let reason = format!("dimension {axis} is {size}, not {want}: shape {shape:?}");
-                return Err(refused(&input.name, &reason));
-            }
-        }
-        Ok(())
+fn bound<'f>(feed: &Feed<'f>) -> Option<&'f TractBound> {
+    match feed {
+        Feed::Bound(b) => b.as_any().downcast_ref(),
+        Feed::Tensor(_) => None,
     }
-}
-
-fn refused(name: &str, reason: &str) -> EngineError {
-    EngineError::Input { name: name.to_owned(), reason: reason.to_owned() }
 }

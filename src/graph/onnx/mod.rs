@@ -13,6 +13,8 @@ pub use external::{ExternalData, ExternalError};
 pub use read::{PICTURE, parse, read, read_sized};
 pub(super) use tensors::dtype;
 pub(crate) use write::attribute;
+#[cfg(feature = "ort")]
+pub(crate) use write::dim_names;
 pub use write::{FileModel, write};
 
 use super::GraphError;
@@ -27,6 +29,8 @@ pub const MAX_RANK: usize = 16;
 pub const MAX_VALUE_BYTES: usize = 1 << 31;
 /// The operator set that graphs are lifted to and written with.
 pub const OPSET: i64 = 20;
+/// The first operator set with `RMSNormalization`; of models that use it.
+const OPSET_OF_RMS: i64 = 23;
 
 /// An ONNX file was refused.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use tract_onnx::pb::{
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
 };
 
-use super::{OPSET, tensors};
+use super::{OPSET, OPSET_OF_RMS, tensors};
 use crate::graph::{Attr, DOMAIN, Dim, Graph, Value, ValueId};
 use crate::tensor::Tensor;
 
@@ -59,7 +59,9 @@ pub fn write(graph: &Graph, weights_name: Option<&str>) -> FileModel {
         ..NodeProto::default()
     });
     let own = graph.nodes.iter().any(|n| n.domain() == DOMAIN);
-    let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version: OPSET }];
+    let newer = graph.nodes.iter().any(|n| n.op == "RMSNormalization");
+    let version = if newer { OPSET_OF_RMS } else { OPSET };
+    let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version }];
     if own {
         opset_import.push(OperatorSetIdProto { domain: DOMAIN.into(), version: 1 });
     }
@@ -103,7 +105,7 @@ fn external(name: &str, t: &Tensor, file: &str, offset: usize) -> TensorProto {
 }
 
 /// Names for the dimensions that vary.
-fn dim_names(graph: &Graph) -> HashMap<Dim, String> {
+pub(crate) fn dim_names(graph: &Graph) -> HashMap<Dim, String> {
     let mut names =
         HashMap::from([(Dim::BATCH, "batch".to_owned()), (Dim::SEQUENCE, "sequence".to_owned())]);
     for &v in graph.inputs.iter().chain(&graph.outputs) {

@@ -1,21 +1,19 @@
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use edge_tune::Error;
 use edge_tune::backbone::{Backbone, MANIFEST_FILE, Manifest, Prepare, prepare};
 use edge_tune::delta::{Delta, Metadata};
-use edge_tune::engine::tract::TractEngine;
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::Model;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{TOKENIZER, backbone, check};
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 fn open(dir: &Path) -> Result<Model, Error> {
-    Model::open(dir, Arc::new(TractEngine::new()))
+    Model::open(dir, engine())
 }
 
 fn refusal(what: &str, dir: &Path) -> (&'static str, String) {
@@ -234,14 +232,14 @@ fn options_of_prepare() {
         (Prepare { max_length: Some(2), ..tokenizer(&good) }, "data.max-length", "2 tokens"),
     ];
     for (options, want, part) in cases {
-        let error = prepare(&options, &TractEngine::new(), |_| ()).unwrap_err();
+        let error = prepare(&options, &*engine(), |_| ()).unwrap_err();
         check(want, error.code(), &error, want, &[part]);
         assert!(!dir.path().join("out").exists(), "{want}");
     }
     assert_eq!(fs::read(full.join("mine")).unwrap(), b"mine");
     // What reaches the manifest can be read again.
     let named = Prepare { name: Some("a\u{1b}b".into()), ..options() };
-    prepare(&named, &TractEngine::new(), |_| ()).unwrap();
+    prepare(&named, &*engine(), |_| ()).unwrap();
     let manifest = Manifest::read(&dir.path().join("out")).unwrap();
     assert_eq!((manifest.name.as_str(), json!(manifest.max_length)), ("ab", json!(64)));
 }

@@ -1,16 +1,15 @@
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
 use edge_tune::Error;
 use edge_tune::delta::{Delta, MAX_HEADER_BYTES, Metadata, SelfTest};
-use edge_tune::engine::tract::TractEngine;
 use edge_tune::runtime::{Model, expected_tensors, plan_of};
 use edge_tune::store::{Store, StoreError};
 use edge_tune::tensor::{DType, Tensor};
 use serde_json::{Value, json};
 
 use super::{backbone, check};
+use crate::support::engine;
 
 const TEXT: &str = "lights on please";
 
@@ -191,7 +190,7 @@ fn code(error: &StoreError) -> &'static str {
 #[test]
 fn a_refused_delta_leaves_the_old_one_active() {
     let dir = tempfile::tempdir().unwrap();
-    let model = Model::open(&backbone(dir.path()), Arc::new(TractEngine::new())).unwrap();
+    let model = Model::open(&backbone(dir.path()), engine()).unwrap();
     let path = dir.path().join("bad.safetensors");
     fs::write(&path, good(&model).to_bytes().unwrap()).unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
@@ -241,7 +240,7 @@ fn a_refused_delta_leaves_the_old_one_active() {
 #[test]
 fn a_budget_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let model = Model::open(&backbone(dir.path()), Arc::new(TractEngine::new())).unwrap();
+    let model = Model::open(&backbone(dir.path()), engine()).unwrap();
     let delta = good(&model);
     let model = model.with_budget(100);
     let error = model.load(&delta).unwrap_err();
@@ -253,7 +252,7 @@ fn a_budget_is_kept() {
 #[test]
 fn a_task_is_removed_beside_a_damaged_one() {
     let dir = tempfile::tempdir().unwrap();
-    let model = Model::open(&backbone(dir.path()), Arc::new(TractEngine::new())).unwrap();
+    let model = Model::open(&backbone(dir.path()), engine()).unwrap();
     let bytes = good(&model).to_bytes().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     for task in ["one", "two"] {

@@ -1,10 +1,9 @@
 use edge_tune::backbone::{Prepare, prepare};
-use edge_tune::engine::tract::TractEngine;
 use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto};
 
 use super::onnx::{INT64, input};
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 /// The tiny BERT as protobuf.
 pub fn bert() -> ModelProto {
@@ -46,7 +45,7 @@ fn mutated_exports_never_panic() {
         };
         std::fs::write(&path, mutated).unwrap();
         let options = Prepare::new(&path, dir.path().join("out"));
-        let code = match prepare(&options, &TractEngine::new(), |_| ()) {
+        let code = match prepare(&options, &*engine(), |_| ()) {
             Ok(_) => "prepared",
             Err(e) => e.code(),
         };

@@ -3,7 +3,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use edge_tune::backbone::{Prepare, prepare};
-use edge_tune::engine::tract::TractEngine;
 use prost::Message;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as DimValue};
 use tract_onnx::pb::{
@@ -12,7 +11,7 @@ use tract_onnx::pb::{
 };
 
 use super::check;
-use crate::support::fixture;
+use crate::support::{engine, fixture};
 
 const FLOAT: i32 = 1;
 pub const INT64: i32 = 7;
@@ -116,7 +115,7 @@ pub fn in_time<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 
 pub fn refusal(what: &str, path: &Path) -> (&'static str, String) {
     let home = tempfile::tempdir().unwrap();
     let options = Prepare::new(path, home.path().join("out"));
-    let error = in_time(what, move || prepare(&options, &TractEngine::new(), |_| ()));
+    let error = in_time(what, move || prepare(&options, &*engine(), |_| ()));
     let error = error.expect_err(what);
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "{what} left files behind");
     (error.code(), error.to_string())

@@ -1,0 +1,72 @@
+//! Which engine runs the programs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use edge_tune::engine::Engine;
+use edge_tune::engine::tract::TractEngine;
+
+use crate::output::usage;
+
+const VARIABLE: &str = "EDGE_TUNE_ENGINE";
+
+#[derive(Args)]
+#[command(next_help_heading = "General options")]
+pub struct EngineArg {
+    /// tract, or ort for ONNX Runtime; $EDGE_TUNE_ENGINE or tract by default.
+    #[arg(long, global = true, value_name = "NAME", hide_possible_values = true)]
+    engine: Option<Name>,
+    /// The library of ONNX Runtime, for the engine ort; $ORT_DYLIB_PATH by default.
+    #[arg(long, global = true, value_name = "FILE")]
+    ort_library: Option<PathBuf>,
+    /// Threads of the engine; all cores by default.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Name {
+    Tract,
+    Ort,
+}
+
+impl EngineArg {
+    pub fn engine(&self) -> anyhow::Result<Arc<dyn Engine>> {
+        let all = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = self.threads.unwrap_or(all);
+        match self.name()? {
+            Name::Tract if self.ort_library.is_some() => {
+                Err(usage("--ort-library is for --engine ort"))
+            }
+            Name::Tract => Ok(Arc::new(TractEngine::with_threads(threads))),
+            Name::Ort => self.ort(threads),
+        }
+    }
+
+    fn name(&self) -> anyhow::Result<Name> {
+        if let Some(name) = self.engine {
+            return Ok(name);
+        }
+        match std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
+            None => Ok(Name::Tract),
+            Some(text) => {
+                let text = text.to_string_lossy();
+                Name::from_str(&text, false)
+                    .map_err(|_| usage(format!("${VARIABLE} is {text}, not tract or ort")))
+            }
+        }
+    }
+
+    #[cfg(feature = "ort")]
+    fn ort(&self, threads: usize) -> anyhow::Result<Arc<dyn Engine>> {
+        use edge_tune::engine::ort::OrtEngine;
+        let engine = OrtEngine::load(self.ort_library.as_deref(), threads);
+        Ok(Arc::new(engine.map_err(edge_tune::Error::from)?))
+    }
+
+    #[cfg(not(feature = "ort"))]
+    fn ort(&self, _: usize) -> anyhow::Result<Arc<dyn Engine>> {
+        Err(usage("this program was built without the engine ort; build it with --features ort"))
+    }
+}

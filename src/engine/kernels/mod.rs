@@ -1,0 +1,12 @@
+//! What all engines compute themselves: products with frozen weights and rows of frozen tables, read
+//! from the mapped file. No engine gets the weights as tensors of its own.
+
+mod biases;
+mod linear;
+mod panels;
+mod stored;
+mod table;
+
+pub(super) use biases::{Bias, Biases};
+pub(super) use linear::Linear;
+pub(super) use table::Table;

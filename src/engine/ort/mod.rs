@@ -1,0 +1,141 @@
+//! ONNX Runtime, loaded from its shared library while running.
+//!
+//! [`OrtEngine`] hands a graph to ONNX Runtime as a model in memory. Frozen weights never become
+//! tensors of it: products with them and rows of tables are operators of ours, over the mapped
+//! file, as in the engine `tract`.
+
+mod arena;
+mod lower;
+mod operators;
+mod program;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use tract_linalg::multithread::Executor;
+
+use super::{Bound, Engine, EngineError, Program, executor, inputs};
+use crate::graph::{Dim, Graph};
+use crate::tensor::Tensor;
+use program::{OrtBound, OrtProgram};
+
+const NAME: &str = "ort";
+/// Names the shared library where no path is given.
+pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
+
+/// A process has one ONNX Runtime: the library that was loaded first.
+static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// Runs graphs with ONNX Runtime.
+///
+/// Cloning shares the library and the threads for frozen products.
+#[derive(Clone)]
+pub struct OrtEngine {
+    environment: Environment,
+    threads: usize,
+    executor: Executor,
+}
+
+impl OrtEngine {
+    /// Loads ONNX Runtime from `library`, or from where the environment variable
+    /// [`LIBRARY_VARIABLE`] says; programs run on `threads` threads.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] if there is no such library, it is too old, or another one is
+    /// loaded already.
+    pub fn load(library: Option<&Path>, threads: usize) -> Result<OrtEngine, EngineError> {
+        let environment = environment(library)?;
+        let (threads, executor) = executor(threads);
+        Ok(OrtEngine { environment, threads, executor })
+    }
+
+    fn session(&self, graph: &Graph, pins: &[(Dim, usize)]) -> Result<OrtProgram, String> {
+        let inputs = inputs::of(graph, pins);
+        let lowered = lower::lower(graph, &self.executor).map_err(|e| format!("{e:#}"))?;
+        let build = || -> ort::Result<Session> {
+            let mut builder = Session::builder(&self.environment)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_intra_threads(self.threads)?
+                // Errors come back as values.
+                .with_log_level(LogLevel::Fatal)?
+                // Threads that wait for work would take it from those that have some.
+                .with_intra_op_spinning(false)?
+                // Copies of weights in another layout, and of all sizes that were ever seen.
+                .with_prepacking(false)?
+                .with_memory_pattern(false)?
+                .with_env_allocators()?
+                .with_operators(operators::domain(lowered.frozen)?)?;
+            for (dim, size) in pins {
+                if let Some(name) = lowered.dims.get(dim) {
+                    builder = builder.with_dimension_override(name, *size as i64)?;
+                }
+            }
+            builder.commit_from_memory(&lowered.model)
+        };
+        let session = build().map_err(|e| e.to_string())?;
+        let outputs = graph.outputs.iter().map(|&v| graph.value(v).name.clone()).collect();
+        Ok(OrtProgram::new(inputs, outputs, session))
+    }
+}
+
+impl Engine for OrtEngine {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn compile(
+        &self,
+        graph: &Graph,
+        pins: &[(Dim, usize)],
+    ) -> Result<Arc<dyn Program>, EngineError> {
+        match self.session(graph, pins) {
+            Ok(program) => Ok(Arc::new(program)),
+            Err(reason) => Err(EngineError::Compile { engine: NAME, reason }),
+        }
+    }
+
+    fn bind(&self, tensor: &Tensor) -> Result<Arc<dyn Bound>, EngineError> {
+        Ok(Arc::new(OrtBound(tensor.clone())))
+    }
+}
+
+/// The environment of the process, with the library loaded the first time.
+fn environment(library: Option<&Path>) -> Result<Environment, EngineError> {
+    let named = || std::env::var_os(LIBRARY_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let path = library.map(Path::to_owned).or_else(named);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((first, environment)) = &*loaded {
+        return match path {
+            Some(path) if absolute(&path) != *first => {
+                let reason = format!("the library {} is loaded already", first.display());
+                Err(EngineError::Library { path, reason })
+            }
+            _ => Ok(environment.clone()),
+        };
+    }
+    let Some(path) = path else {
+        let reason = format!("no path was given, and {LIBRARY_VARIABLE} is not set");
+        return Err(EngineError::Library { path: PathBuf::from("libonnxruntime"), reason });
+    };
+    let path = absolute(&path);
+    let failed = |reason: String| EngineError::Library { path: path.clone(), reason };
+    if !path.is_file() {
+        return Err(failed("there is no such file".into()));
+    }
+    let builder = ort::init_from(&path).map_err(|e| failed(e.to_string()))?;
+    let environment = builder.with_name("edge-tune").with_telemetry(false).build();
+    let environment = environment.map_err(|e| failed(e.to_string()))?;
+    environment.set_log_level(LogLevel::Fatal);
+    arena::register(&environment).map_err(failed)?;
+    *loaded = Some((path.clone(), environment.clone()));
+    Ok(environment)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,108 @@
+//! Tests: which engine the command line uses, and what a library that cannot be used says.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::cli::repo;
+
+/// Exit status, stdout and stderr of a prediction with the bundled backbone.
+fn predict(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_edge-tune"))
+        .args(["predict", "--json", "--delta", "none.safetensors", "on"])
+        .args(args)
+        .env("EDGE_TUNE_BACKBONE", repo("models/minilm-l6"))
+        .env_remove("EDGE_TUNE_ENGINE")
+        .env_remove("ORT_DYLIB_PATH")
+        .envs(variables.iter().copied())
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+#[test]
+fn wrong_engines_are_wrong_use() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, variables, said) in [
+        (&["--engine", "tensorflow"][..], &[][..], "tensorflow"),
+        (&[], &[("EDGE_TUNE_ENGINE", "tensorflow")], "$EDGE_TUNE_ENGINE is tensorflow"),
+        (&["--ort-library", "libonnxruntime.so"], &[], "--ort-library is for --engine ort"),
+    ] {
+        let (status, _, err) = predict(dir.path(), args, variables);
+        assert_eq!(status, Some(2), "{err}");
+        assert!(err.contains(said), "{err}");
+    }
+}
+
+#[cfg(not(feature = "ort"))]
+#[test]
+fn a_build_without_ort_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, err) = predict(dir.path(), &["--engine", "ort"], &[]);
+    assert_eq!(status, Some(2), "{err}");
+    assert!(err.contains("--features ort"), "{err}");
+}
+
+#[cfg(feature = "ort")]
+mod library {
+    use super::*;
+
+    /// The message about a library that is named on the command line, and again by the variable.
+    fn refusal(dir: &Path, library: &str) -> String {
+        let (status, out, err) = predict(dir, &["--engine", "ort", "--ort-library", library], &[]);
+        assert_eq!(status, Some(1), "{err}");
+        let answer: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(answer["error"]["code"], "engine.library", "{out}");
+        let variables = [("EDGE_TUNE_ENGINE", "ort"), ("ORT_DYLIB_PATH", library)];
+        assert_eq!(predict(dir, &[], &variables), (status, out, err.clone()));
+        assert!(err.contains("tools/get-onnxruntime.sh"), "{err}");
+        err
+    }
+
+    #[test]
+    fn none_or_a_wrong_one_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let (status, _, err) = predict(dir, &["--engine", "ort"], &[]);
+        assert_eq!(status, Some(1), "{err}");
+        assert!(err.contains("ORT_DYLIB_PATH is not set"), "{err}");
+        let said = refusal(dir, "libnone.so");
+        assert!(said.contains("libnone.so") && said.contains("no such file"), "{said}");
+        std::fs::write(dir.join("libtext.so"), "not a library").unwrap();
+        let said = refusal(dir, "libtext.so");
+        assert!(said.contains("libtext.so"), "{said}");
+    }
+
+    /// Libraries made by the C compiler: one without the entry point, one of an old version.
+    #[cfg(unix)]
+    #[test]
+    fn other_and_old_libraries_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let old = "#include <stddef.h>\n\
+            #include <stdint.h>\n\
+            static const void *api(uint32_t version) { (void)version; return NULL; }\n\
+            static const char *version(void) { return \"1.10.0\"; }\n\
+            struct base { const void *(*api)(uint32_t); const char *(*version)(void); };\n\
+            static const struct base base = { api, version };\n\
+            const struct base *OrtGetApiBase(void) { return &base; }\n";
+        for (name, source, part) in
+            [("other", "int nothing(void) { return 0; }\n", "OrtGetApiBase"), ("old", old, "1.10")]
+        {
+            let (from, to) = (dir.join(format!("{name}.c")), format!("lib{name}.so"));
+            std::fs::write(&from, source).unwrap();
+            let made = Command::new("cc")
+                .args(["-shared", "-fPIC", "-o", &to])
+                .arg(&from)
+                .current_dir(dir)
+                .status();
+            if !made.is_ok_and(|s| s.success()) {
+                println!("skipped: there is no C compiler");
+                return;
+            }
+            let said = refusal(dir, &to);
+            assert!(said.contains(&to) && said.contains(part), "{said}");
+        }
+    }
+}
