@@ -1,5 +1,5 @@
 //! How long products with mapped weights take, against tract's own f32 product with a constant
-//! weight. Run with `cargo bench --bench frozen_linear`.
+//! weight, and computed in int8. Run with `cargo bench --bench frozen_linear`.
 //!
 //! Both are timed in turns in one process, so the ratios hold on a busy machine too.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Engine, Feed, Program};
+use edge_tune::engine::{Compute, Engine, Feed, Program};
 use edge_tune::graph::{Attrs, Graph};
 use edge_tune::tensor::{DType, Tensor};
 
@@ -95,23 +95,27 @@ fn measure(engine: &TractEngine, threads: usize, rows: usize, k: usize, n: usize
         let b = g.add_constant("w", Tensor::new(&[from, to], &b).expect("its size"));
         g.op("MatMul", &[x, b], Attrs::none()).expect("fits")
     });
-    let int8 = compile(engine, rows, from, |g, x| {
-        let w = g.add_constant("w", Tensor::new(&[k, n], &q).expect("its size"));
-        let s = g.add_constant("scale", Tensor::vector(&scale));
-        g.op("FrozenLinear", &[x, w, s], attrs()).expect("fits")
-    });
+    let stored = |compute| {
+        compile(&engine.clone().with_compute(compute), rows, from, |g, x| {
+            let w = g.add_constant("w", Tensor::new(&[k, n], &q).expect("its size"));
+            let s = g.add_constant("scale", Tensor::vector(&scale));
+            g.op("FrozenLinear", &[x, w, s], attrs()).expect("fits")
+        })
+    };
     let f32 = compile(engine, rows, from, |g, x| {
         let w = g.add_constant("w", Tensor::new(&[k, n], &w).expect("its size"));
         g.op("FrozenLinear", &[x, w], attrs()).expect("fits")
     });
     let x = Tensor::new(&[rows, from], &noise(rows * from)).expect("its size");
-    let t = times(engine, &[plain, int8, f32], &x);
+    let t = times(engine, &[plain, stored(Compute::F32), f32, stored(Compute::Int8)], &x);
     let ratio = |i: usize| t[i].as_secs_f64() / t[0].as_secs_f64();
     println!(
-        "threads {threads} K {k:4} N {n:4} rows {rows:4} {}  f32 MatMul {:8.1} us  mapped int8 {:.2}x  mapped f32 {:.2}x",
+        "threads {threads} K {k:4} N {n:4} rows {rows:4} {}  f32 MatMul {:8.1} us  mapped int8 {:.2}x  mapped f32 {:.2}x  computed in int8 {:.2}x",
         if backward { "backward" } else { "forward " },
         t[0].as_secs_f64() * 1e6,
         ratio(1),
         ratio(2),
+        // Gradients are not.
+        if backward { f64::NAN } else { ratio(3) },
     );
 }

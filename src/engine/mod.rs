@@ -93,6 +93,18 @@ fn executor(threads: usize) -> (usize, tract_linalg::multithread::Executor) {
     }
 }
 
+/// How products with frozen int8 weights are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compute {
+    /// In f32, with the weights as they are stored.
+    #[default]
+    F32,
+    /// Forward products in int8: each row of x is rounded to 255 steps of its own size, and sums are
+    /// exact. Faster where the processor multiplies bytes (VNNI, the dot products of ARM), and less
+    /// exact; in f32 where it does not. Gradients are computed in f32.
+    Int8,
+}
+
 /// Turns graphs into programs. Engines are cheap to share and hold no state of a task.
 pub trait Engine: Send + Sync {
     /// A short name: `tract` or `ort`.

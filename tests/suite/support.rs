@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use edge_tune::engine::Engine;
+use edge_tune::engine::{Compute, Engine};
 
 /// `tests/fixtures/<path>`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -28,11 +28,20 @@ pub fn engine() -> Arc<dyn Engine> {
 
 /// The same on `threads` threads.
 pub fn engine_on(threads: usize) -> Arc<dyn Engine> {
+    engine_with(threads, Compute::F32)
+}
+
+/// The same with another way to compute products.
+pub fn engine_with(threads: usize, compute: Compute) -> Arc<dyn Engine> {
     match std::env::var("EDGE_TUNE_ENGINE").as_deref() {
         #[cfg(feature = "ort")]
-        Ok("ort") => Arc::new(edge_tune::engine::ort::OrtEngine::load(None, threads).unwrap()),
+        Ok("ort") => {
+            let engine = edge_tune::engine::ort::OrtEngine::load(None, threads).unwrap();
+            Arc::new(engine.with_compute(compute))
+        }
         Err(_) | Ok("" | "tract") => {
-            Arc::new(edge_tune::engine::tract::TractEngine::with_threads(threads))
+            let engine = edge_tune::engine::tract::TractEngine::with_threads(threads);
+            Arc::new(engine.with_compute(compute))
         }
         Ok(other) => panic!("no engine {other} in this build"),
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use edge_tune::engine::Engine;
 use edge_tune::engine::tract::TractEngine;
+use edge_tune::engine::{Compute, Engine};
 
 use crate::output::usage;
 
@@ -20,6 +20,10 @@ pub struct EngineArg {
     /// The library of ONNX Runtime, for the engine ort; $ORT_DYLIB_PATH by default.
     #[arg(long, global = true, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    /// Products with int8 weights: f32, or int8, which is faster and less exact.
+    #[arg(long, global = true, value_name = "TYPE", default_value = "f32")]
+    #[arg(hide_possible_values = true)]
+    compute: Number,
     /// Threads of the engine; all cores by default.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
@@ -31,6 +35,12 @@ enum Name {
     Ort,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Number {
+    F32,
+    Int8,
+}
+
 impl EngineArg {
     pub fn engine(&self) -> anyhow::Result<Arc<dyn Engine>> {
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -39,8 +49,17 @@ impl EngineArg {
             Name::Tract if self.ort_library.is_some() => {
                 Err(usage("--ort-library is for --engine ort"))
             }
-            Name::Tract => Ok(Arc::new(TractEngine::with_threads(threads))),
+            Name::Tract => {
+                Ok(Arc::new(TractEngine::with_threads(threads).with_compute(self.compute())))
+            }
             Name::Ort => self.ort(threads),
+        }
+    }
+
+    fn compute(&self) -> Compute {
+        match self.compute {
+            Number::F32 => Compute::F32,
+            Number::Int8 => Compute::Int8,
         }
     }
 
@@ -62,7 +81,7 @@ impl EngineArg {
     fn ort(&self, threads: usize) -> anyhow::Result<Arc<dyn Engine>> {
         use edge_tune::engine::ort::OrtEngine;
         let engine = OrtEngine::load(self.ort_library.as_deref(), threads);
-        Ok(Arc::new(engine.map_err(edge_tune::Error::from)?))
+        Ok(Arc::new(engine.map_err(edge_tune::Error::from)?.with_compute(self.compute())))
     }
 
     #[cfg(not(feature = "ort"))]

@@ -1,41 +1,19 @@
 //! Products with frozen weights, read from the mapped file while they are multiplied.
-//!
-//! The weights are the left operand of tract's matmul, so that an output channel is a row of it.
-//! They become floats only as packed panels ([`super::panels`]): a group at a time, in a buffer
-//! that each thread keeps, and each group once for all rows of x.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ops::Range;
-use std::rc::Rc;
 
-use tract_linalg::mmm::{
-    AsInputValue, EagerPackedInput, FusedSpec, MatMatMul, PackedExoticFact, Query,
-};
-use tract_linalg::multithread::{Executor, multithread_tract_scope, par_chunks_mut};
-use tract_linalg::pack::PackedFormat;
-use tract_linalg::{BinOp, MmmDispatch};
+use tract_linalg::mmm::{EagerPackedInput, MMMInputFormat, PackedExoticFact};
 use tract_onnx::tract_hir::internal::*;
 
-use super::Bias;
-use super::panels::{self, Direction, Level, Weights};
+use super::panels::{Direction, Weights};
 use super::stored::Stored;
+use super::{Bias, float, int8};
+use crate::engine::Compute;
 use crate::graph::{Graph, Node};
-
-/// Size of a group of panels: what a second-level cache holds beside the rows of x.
-const GROUP_BYTES: usize = 80 * 1024;
 
 /// Rows of x that are multiplied at a time: enough for the packing of the weights to weigh little,
 /// and few beside what else a large batch takes.
 const BLOCK: usize = 1024;
-
-/// Choices of kernels that a thread keeps.
-const KEPT_KERNELS: usize = 256;
-
-thread_local! {
-    static GROUP: RefCell<Arc<Blob>> = RefCell::default();
-    static KERNELS: RefCell<HashMap<[usize; 3], Rc<Kernel>>> = RefCell::default();
-}
 
 /// y = x W + b or, backward, y = x W^T + b, with W `[K, N]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +24,7 @@ pub(in crate::engine) struct Linear {
     /// f32, as wide as y.
     pub(in crate::engine) bias: Option<Arc<Tensor>>,
     pub(in crate::engine) direction: Direction,
+    pub(in crate::engine) compute: Compute,
 }
 
 impl Linear {
@@ -54,6 +33,7 @@ impl Linear {
         graph: &Graph,
         node: &Node,
         bias: Option<&Bias>,
+        compute: Compute,
     ) -> TractResult<Linear> {
         let backward = node.attrs.int("backward").unwrap_or(0) != 0;
         let vector = |b: &Bias| -> TractResult<Arc<Tensor>> {
@@ -66,6 +46,7 @@ impl Linear {
             scale: Stored::maybe(graph, node, 2)?,
             bias: bias.map(vector).transpose()?,
             direction: if backward { Direction::Backward } else { Direction::Forward },
+            compute,
         }
         .checked()
     }
@@ -86,7 +67,7 @@ impl Linear {
         Ok(self)
     }
 
-    fn weights(&self) -> TractResult<Weights<'_>> {
+    pub(super) fn weights(&self) -> TractResult<Weights<'_>> {
         Ok(match &self.scale {
             Some(scale) => Weights::I8(self.weight.as_slice()?, scale.as_slice()?),
             None => Weights::F32(self.weight.as_slice()?),
@@ -128,195 +109,51 @@ impl Linear {
 
     fn block(&self, x: &[f32], y: &mut [f32]) -> TractResult<()> {
         let (from, to) = self.widths();
-        let rows = x.len() / from;
-        let kernel = Kernel::kept(to, from, rows)?;
-        let x = kernel.rows(x, from)?;
-        let y = Columns { start: y.as_mut_ptr(), rows, width: to };
-        let call = Call { op: self, kernel: &kernel, x: &x, y, level: Level::detect() };
-        let lanes = kernel.group_lanes(from).min(to);
-        let mut groups: Vec<Range<usize>> =
-            (0..to).step_by(lanes).map(|first| first..(first + lanes).min(to)).collect();
-        par_chunks_mut(&mut groups, 1, from * to, |_, groups| {
-            groups.iter().try_for_each(|lanes| call.run(lanes.clone()))
-        })
+        let y = Columns { start: y.as_mut_ptr(), rows: x.len() / from, width: to };
+        if self.compute == Compute::Int8
+            && self.direction == Direction::Forward
+            && let Weights::I8(weights, scale) = self.weights()?
+            && let Some(kernel) = int8::Kernel::kept()
+        {
+            return int8::multiply(self, (weights, scale), kernel, x, &y);
+        }
+        float::multiply(self, x, &y)
     }
 }
 
 /// The rows of y, of which each thread writes columns of its own.
-struct Columns {
+pub(super) struct Columns {
     start: *mut f32,
-    rows: usize,
-    width: usize,
+    pub(super) rows: usize,
+    pub(super) width: usize,
 }
 
-// SAFETY: threads write distinct columns, see `Call::run`.
+// SAFETY: elements are reached only through `row`, whose callers answer for that.
 unsafe impl Sync for Columns {}
 
 impl Columns {
-    /// Copies `part`, rows of the columns `lanes`.
+    /// The columns `lanes` of a row.
     ///
     /// # Safety
-    /// Nobody else may use these columns.
-    unsafe fn write(&self, lanes: Range<usize>, part: &[f32]) {
-        assert!(lanes.end <= self.width && part.len() == self.rows * lanes.len());
-        for (row, part) in part.chunks_exact(lanes.len()).enumerate() {
-            // SAFETY: the row and the columns exist.
-            unsafe {
-                let to = self.start.add(row * self.width + lanes.start);
-                to.copy_from_nonoverlapping(part.as_ptr(), lanes.len());
-            }
-        }
-    }
-}
-
-/// One of tract's matmul kernels.
-struct Kernel {
-    mmm: Box<dyn MatMatMul>,
-    packing: usize,
-    panel: PackedFormat,
-}
-
-impl Kernel {
-    /// The choice for a product of this size. Choosing anew takes 25 us, as long as a small product.
-    fn kept(to: usize, from: usize, rows: usize) -> TractResult<Rc<Kernel>> {
-        KERNELS.with_borrow_mut(|kernels| {
-            let size = [to, from, rows];
-            if let Some(kernel) = kernels.get(&size) {
-                return Ok(kernel.clone());
-            }
-            if kernels.len() >= KEPT_KERNELS {
-                kernels.clear();
-            }
-            let kernel = Rc::new(Kernel::pick(to, from, rows)?);
-            kernels.insert(size, kernel.clone());
-            Ok(kernel)
-        })
-    }
-
-    fn pick(to: usize, from: usize, rows: usize) -> TractResult<Kernel> {
-        let query = Query {
-            allow_extractor: false,
-            ..Query::plain(f32::datum_type(), Some(to), Some(from), Some(rows))
-        };
-        let dispatch = MmmDispatch::native();
-        // Every kernel in use takes plain f32 panels; the list is for one that would not.
-        let chosen = dispatch.pick(&query).into_iter().chain(dispatch.suitable(&query));
-        for (mmm, packing, _) in chosen {
-            let panel = mmm.packings()[packing].0.downcast_ref::<PackedFormat>().cloned();
-            if let Some(panel) = panel.filter(|p| p.dt == f32::datum_type()) {
-                return Ok(Kernel { mmm, packing, panel });
-            }
-        }
-        bail!("no matmul kernel for f32 panels")
-    }
-
-    /// Bytes of one packed panel.
-    fn panel_bytes(&self, from: usize) -> usize {
-        self.panel.single_panel_len(from) * size_of::<f32>()
-    }
-
-    /// The rows of x, `[rows, from]`, in panels.
-    fn rows(&self, x: &[f32], from: usize) -> TractResult<EagerPackedInput> {
-        let packing = &self.mmm.packings()[self.packing].1;
-        let format = packing.downcast_ref::<PackedFormat>().context("x is not packed plainly")?;
-        let rows = x.len() / from;
-        let mut packed = format.new_packed_buffer(from, rows)?;
-        let panel = format.single_panel_len(from);
-        let buffer = Arc::get_mut(&mut packed.packed).context("a new buffer is shared")?;
-        let buffer = bytemuck::try_cast_slice_mut(buffer.as_bytes_mut())
-            .map_err(|e| format_err!("the panels of x: {e}"))?;
-        par_chunks_mut(buffer, panel, x.len(), |first, panels: &mut [f32]| {
-            let (from_row, count) = (first * format.r, panels.len() / panel * format.r);
-            let (stride, range) = (from as isize, from_row..from_row + count);
-            // SAFETY: the panels have room for these rows, and only those that exist are read.
-            unsafe {
-                format.pack_t(panels.as_mut_ptr(), x.as_ptr(), rows, 1, stride, 0..from, range);
-            }
-            Ok(())
-        })?;
-        Ok(packed)
-    }
-
-    /// Output channels of one group.
-    fn group_lanes(&self, from: usize) -> usize {
-        (GROUP_BYTES / self.panel_bytes(from)).max(1) * self.panel.r
-    }
-}
-
-/// What all groups of one product share.
-struct Call<'a> {
-    op: &'a Linear,
-    kernel: &'a Kernel,
-    x: &'a EagerPackedInput,
-    y: Columns,
-    level: Level,
-}
-
-impl Call<'_> {
-    /// Computes the output channels `lanes`. No two threads may be given the same.
-    fn run(&self, lanes: Range<usize>) -> TractResult<()> {
-        let weights = self.pack(lanes.clone())?;
-        let offset = (lanes.start * size_of::<f32>()) as isize;
-        let width = [lanes.len()];
-        let mut steps: TVec<FusedSpec> = tvec!(FusedSpec::AddMatMul {
-            a: AsInputValue::Borrowed(&weights),
-            b: AsInputValue::Borrowed(self.x),
-            packing: self.kernel.packing,
-        });
-        if let Some(bias) = &self.op.bias {
-            // SAFETY: the bias has as many elements as y is wide, where the lanes end at most.
-            let bias = unsafe { TensorView::from_bytes(bias, offset, &width, &[1]) };
-            steps.push(FusedSpec::BinPerRow(bias, BinOp::Add));
-        }
-        let shape = [self.y.rows, lanes.len()];
-        // SAFETY: the kernel writes every element.
-        let mut part = unsafe { Tensor::uninitialized::<f32>(&shape)? };
-        // SAFETY: the view is all of `part`.
+    /// Nobody else may use these elements while the slice lives.
+    #[expect(clippy::mut_from_ref)]
+    pub(super) unsafe fn row(&self, row: usize, lanes: Range<usize>) -> &mut [f32] {
+        assert!(row < self.rows && lanes.start <= lanes.end && lanes.end <= self.width);
+        // SAFETY: these elements exist, and they are the caller's alone.
         unsafe {
-            let view = TensorView::from_bytes(&part, 0, &shape, part.strides());
-            steps.push(FusedSpec::Store(self.kernel.mmm.c_view(Some(1), Some(0)).wrap(&view)));
-            // Parallel over groups already.
-            multithread_tract_scope(Executor::SingleThread, || {
-                self.kernel.mmm.run(lanes.len(), self.y.rows, &steps)
-            })?;
+            let start = self.start.add(row * self.width + lanes.start);
+            std::slice::from_raw_parts_mut(start, lanes.len())
         }
-        drop(steps);
-        let part = part.try_as_plain_ram_mut()?;
-        // SAFETY: the lanes are those of this call alone.
-        unsafe { self.y.write(lanes, part.as_slice()?) };
-        Ok(())
     }
+}
 
-    /// Packs the weights of the output channels `lanes` into this thread's buffer.
-    fn pack(&self, lanes: Range<usize>) -> TractResult<EagerPackedInput> {
-        let format = &self.kernel.panel;
-        let (from, _) = self.op.widths();
-        let n = self.op.weight.shape()[1];
-        let panel_bytes = self.kernel.panel_bytes(from);
-        let bytes = lanes.len().div_ceil(format.r) * panel_bytes;
-        let weights = self.op.weights()?;
-        let packed = GROUP.with_borrow_mut(|group| -> TractResult<Arc<Blob>> {
-            let align = format.alignment().max(align_of::<f32>());
-            let fits = group.len() >= bytes && group.layout().align() >= align;
-            // A product that uses the buffer holds a reference; it is gone before the next.
-            if !fits || Arc::get_mut(group).is_none() {
-                *group = Arc::new(Blob::from_bytes_alignment(&vec![0; bytes], align)?);
-            }
-            let buffer = Arc::get_mut(group).context("the panel buffer is in use")?;
-            let buffer = bytemuck::try_cast_slice_mut(buffer.as_bytes_mut())
-                .map_err(|e| format_err!("the panel buffer: {e}"))?;
-            let panels = buffer.chunks_exact_mut(panel_bytes / size_of::<f32>());
-            for (first, panel) in lanes.clone().step_by(format.r).zip(panels) {
-                let panel = &mut panel[..from * format.r];
-                panels::pack(self.level, weights, n, self.op.direction, first, format.r, panel);
-            }
-            Ok(group.clone())
-        })?;
-        let fact = PackedExoticFact {
-            format: Box::new(format.clone()),
-            mn: lanes.len().to_dim(),
-            k: from,
-        };
-        Ok(EagerPackedInput { fact, packed, panel_bytes, mn: lanes.len() })
-    }
+/// `mn` lanes of length `k` in panels of `format`, as an operand of tract's matmul.
+pub(super) fn input(
+    format: Box<dyn MMMInputFormat>,
+    packed: Arc<Blob>,
+    panel_bytes: usize,
+    [mn, k]: [usize; 2],
+) -> EagerPackedInput {
+    let fact = PackedExoticFact { format, mn: mn.to_dim(), k };
+    EagerPackedInput { fact, packed, panel_bytes, mn }
 }

@@ -2,6 +2,10 @@
 //! from the mapped file. No engine gets the weights as tensors of its own.
 
 mod biases;
+mod bytes;
+mod float;
+mod int8;
+mod level;
 mod linear;
 mod panels;
 mod stored;

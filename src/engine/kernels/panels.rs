@@ -5,6 +5,8 @@
 //! `panel[step * r + lane]`. For y = x W the operand is W^T, so a lane is a column of W; for
 //! dx = dy W^T it is W itself, so a lane is a row. Both come from the one stored copy.
 
+use super::level::at_level;
+
 /// Weights `[K, N]`, row-major.
 #[derive(Clone, Copy)]
 pub(super) enum Weights<'a> {
@@ -23,93 +25,17 @@ pub(in crate::engine) enum Direction {
     Backward,
 }
 
-/// Instruction set that the packing loops are compiled for. One source serves all of them; the
-/// portable build already vectorizes for NEON, which every aarch64 has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
+at_level! {
+    /// Fills `out` with the panel of `r` lanes that starts at lane `first` of weights with `n`
+    /// columns. Lanes past the last one are zero.
+    ///
+    /// `out` must hold `r` floats for each of the K (forward) or N (backward) steps; steps that do
+    /// not fit are left out.
+    pub(super) fn pack = pack_any(
+        weights: Weights<'_>, n: usize, direction: Direction, first: usize, r: usize, out: &mut [f32]
+    ) -> ()
 }
 
-impl Level {
-    /// The best that this machine runs.
-    pub(super) fn detect() -> Level {
-        Level::available().last().copied().unwrap_or(Level::Portable)
-    }
-
-    /// All that this machine runs, best last.
-    pub(super) fn available() -> &'static [Level] {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let wide = is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq");
-            if wide {
-                return &[Level::Portable, Level::Avx2, Level::Avx512];
-            }
-            if is_x86_feature_detected!("avx2") {
-                return &[Level::Portable, Level::Avx2];
-            }
-        }
-        &[Level::Portable]
-    }
-}
-
-/// Fills `out` with the panel of `r` lanes that starts at lane `first` of weights with `n`
-/// columns. Lanes past the last one are zero.
-///
-/// `out` must hold `r` floats for each of the K (forward) or N (backward) steps; steps that do
-/// not fit are left out.
-pub(super) fn pack(
-    level: Level,
-    weights: Weights<'_>,
-    n: usize,
-    direction: Direction,
-    first: usize,
-    r: usize,
-    out: &mut [f32],
-) {
-    match level {
-        Level::Portable => pack_any(weights, n, direction, first, r, out),
-        // SAFETY: `Level::available` lists a level only where the processor has its features.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { pack_avx2(weights, n, direction, first, r, out) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { pack_avx512(weights, n, direction, first, r, out) },
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn pack_avx2(
-    weights: Weights<'_>,
-    n: usize,
-    direction: Direction,
-    first: usize,
-    r: usize,
-    out: &mut [f32],
-) {
-    pack_any(weights, n, direction, first, r, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn pack_avx512(
-    weights: Weights<'_>,
-    n: usize,
-    direction: Direction,
-    first: usize,
-    r: usize,
-    out: &mut [f32],
-) {
-    pack_any(weights, n, direction, first, r, out);
-}
-
-// Inlined into each of its callers, and so compiled for the instructions of each.
 #[inline(always)]
 fn pack_any(
     weights: Weights<'_>,
@@ -249,6 +175,7 @@ fn transposed<T: Copy + Default>(mut a: [[T; B]; B]) -> [[T; B]; B] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::level::Level;
     use super::*;
 
     fn check(weights: Weights<'_>, k: usize, n: usize, at: impl Fn(usize, usize) -> f32) {

@@ -7,6 +7,7 @@ use tract_linalg::multithread::Executor;
 use tract_onnx::tract_core::internal::{TractResult, ensure};
 
 use super::operators::Frozen;
+use crate::engine::Compute;
 use crate::engine::kernels::{Biases, Linear, Table};
 use crate::graph::{Attrs, Dim, Graph, ValueId, onnx};
 
@@ -22,7 +23,7 @@ pub(super) struct Lowered {
 }
 
 /// Takes the frozen weights out of `graph` and writes the rest as a model.
-pub(super) fn lower(graph: &Graph, executor: &Executor) -> TractResult<Lowered> {
+pub(super) fn lower(graph: &Graph, executor: &Executor, compute: Compute) -> TractResult<Lowered> {
     check_order(graph)?;
     let biases = Biases::find(graph);
     let mut frozen = Frozen { linears: vec![], tables: vec![], executor: executor.clone() };
@@ -38,7 +39,7 @@ pub(super) fn lower(graph: &Graph, executor: &Executor) -> TractResult<Lowered> 
                 if let Some(bias) = bias {
                     to.outputs = vec![Some(bias.output)];
                 }
-                frozen.linears.push(Linear::of(graph, node, bias)?);
+                frozen.linears.push(Linear::of(graph, node, bias, compute)?);
             }
             "FrozenGather" => {
                 to.inputs = vec![node.inputs.last().copied().flatten()];

@@ -19,7 +19,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use tract_linalg::multithread::Executor;
 
-use super::{Bound, Engine, EngineError, Program, executor, inputs};
+use super::{Bound, Compute, Engine, EngineError, Program, executor, inputs};
 use crate::graph::{Dim, Graph};
 use crate::tensor::Tensor;
 use program::{OrtBound, OrtProgram};
@@ -39,6 +39,7 @@ pub struct OrtEngine {
     environment: Environment,
     threads: usize,
     executor: Executor,
+    compute: Compute,
 }
 
 impl OrtEngine {
@@ -51,12 +52,19 @@ impl OrtEngine {
     pub fn load(library: Option<&Path>, threads: usize) -> Result<OrtEngine, EngineError> {
         let environment = environment(library)?;
         let (threads, executor) = executor(threads);
-        Ok(OrtEngine { environment, threads, executor })
+        Ok(OrtEngine { environment, threads, executor, compute: Compute::F32 })
+    }
+
+    /// The same with another way to compute products with frozen weights.
+    #[must_use]
+    pub fn with_compute(self, compute: Compute) -> OrtEngine {
+        OrtEngine { compute, ..self }
     }
 
     fn session(&self, graph: &Graph, pins: &[(Dim, usize)]) -> Result<OrtProgram, String> {
         let inputs = inputs::of(graph, pins);
-        let lowered = lower::lower(graph, &self.executor).map_err(|e| format!("{e:#}"))?;
+        let lowered =
+            lower::lower(graph, &self.executor, self.compute).map_err(|e| format!("{e:#}"))?;
         let build = || -> ort::Result<Session> {
             let mut builder = Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?

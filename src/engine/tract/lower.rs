@@ -15,14 +15,15 @@ use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
 use super::integers::CastToI64;
 use super::log_softmax::LogSoftmax;
+use crate::engine::Compute;
 use crate::engine::inputs::{Input, Size};
 use crate::engine::kernels::{Biases, Linear, Table};
 use crate::graph::{Graph, Node, ValueId, dequantized_constant, onnx};
 use crate::tensor::{DType, Tensor as Ours};
 
 /// The model of `graph`, fed with `inputs`.
-pub(super) fn lower(graph: &Graph, inputs: &[Input]) -> TractResult<TypedModel> {
-    let mut lowering = Lowering::new(graph);
+pub(super) fn lower(graph: &Graph, inputs: &[Input], compute: Compute) -> TractResult<TypedModel> {
+    let mut lowering = Lowering::new(graph, compute);
     for (&v, input) in graph.inputs.iter().zip(inputs) {
         lowering.source(v, input)?;
     }
@@ -52,16 +53,18 @@ struct Lowering<'a> {
     model: InferenceModel,
     outlets: HashMap<ValueId, OutletId>,
     biases: Biases,
+    compute: Compute,
 }
 
 impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph) -> Lowering<'a> {
+    fn new(graph: &'a Graph, compute: Compute) -> Lowering<'a> {
         Lowering {
             graph,
             onnx: tract_onnx::onnx(),
             model: InferenceModel::default(),
             outlets: HashMap::new(),
             biases: Biases::find(graph),
+            compute,
         }
     }
 
@@ -183,7 +186,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn linear(&self, n: usize, node: &Node) -> TractResult<FrozenLinear> {
-        Ok(FrozenLinear(Linear::of(self.graph, node, self.biases.of.get(&n))?))
+        Ok(FrozenLinear(Linear::of(self.graph, node, self.biases.of.get(&n), self.compute)?))
     }
 
     fn gather(&self, node: &Node) -> TractResult<FrozenGather> {

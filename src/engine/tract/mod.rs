@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tract_linalg::multithread::Executor;
 use tract_onnx::prelude::{IntoArcTensor, RunOptions, TractResult};
 
-use super::{Bound, Engine, EngineError, Program, executor, inputs};
+use super::{Bound, Compute, Engine, EngineError, Program, executor, inputs};
 use crate::graph::{Dim, Graph};
 use crate::tensor::Tensor;
 use program::{TractBound, TractProgram};
@@ -32,23 +32,30 @@ const NAME: &str = "tract";
 #[derive(Clone, Debug)]
 pub struct TractEngine {
     executor: Executor,
+    compute: Compute,
 }
 
 impl TractEngine {
     /// Runs every program on the thread that asks for it.
     pub fn new() -> TractEngine {
-        TractEngine { executor: Executor::SingleThread }
+        TractEngine { executor: Executor::SingleThread, compute: Compute::F32 }
     }
 
     /// Spreads large products over `threads` threads, which all programs of this engine share.
     /// More than the machine has are not started.
     pub fn with_threads(threads: usize) -> TractEngine {
-        TractEngine { executor: executor(threads).1 }
+        TractEngine { executor: executor(threads).1, compute: Compute::F32 }
+    }
+
+    /// The same with another way to compute products with frozen weights.
+    #[must_use]
+    pub fn with_compute(self, compute: Compute) -> TractEngine {
+        TractEngine { compute, ..self }
     }
 
     fn plan(&self, graph: &Graph, pins: &[(Dim, usize)]) -> TractResult<TractProgram> {
         let inputs = inputs::of(graph, pins);
-        let model = lower::lower(graph, &inputs)?.into_optimized()?;
+        let model = lower::lower(graph, &inputs, self.compute)?.into_optimized()?;
         let options = RunOptions { executor: Some(self.executor.clone()), ..Default::default() };
         Ok(TractProgram::new(inputs, order::plan(model, &options)?))
     }
