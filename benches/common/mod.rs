@@ -6,15 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use edge_tune::delta::{Delta, Metadata};
+use edge_tune::engine::Engine;
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::Model;
 use edge_tune::tensor::Tensor;
 
 /// The bundled backbone on `threads` threads.
+#[allow(dead_code)]
 pub fn model(threads: usize) -> Model {
+    model_on(Arc::new(TractEngine::with_threads(threads)))
+}
+
+/// The bundled backbone on an engine.
+pub fn model_on(engine: Arc<dyn Engine>) -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/minilm-l6");
-    Model::open(&dir, Arc::new(TractEngine::with_threads(threads))).expect("the bundled backbone")
+    Model::open(&dir, engine).expect("the bundled backbone")
 }
 
 /// A delta of `method` with small values, different for every `seed`.

@@ -1,0 +1,68 @@
+//! How long a prediction takes on each engine, computed in f32 and in int8: a linear delta on the
+//! bundled backbone. Run with `cargo bench --bench forward`, for both engines with `--features ort`
+//! and `ORT_DYLIB_PATH` set.
+//!
+//! Prints a JSON line per case. All cases of as many threads are timed in turns in one process.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use edge_tune::data::Encoded;
+use edge_tune::engine::tract::TractEngine;
+use edge_tune::engine::{Compute, Engine};
+use edge_tune::runtime::Sample;
+
+fn engines(threads: usize, compute: Compute) -> Vec<Arc<dyn Engine>> {
+    let tract = TractEngine::with_threads(threads).with_compute(compute);
+    #[cfg_attr(not(feature = "ort"), expect(unused_mut))]
+    let mut all: Vec<Arc<dyn Engine>> = vec![Arc::new(tract)];
+    #[cfg(feature = "ort")]
+    match edge_tune::engine::ort::OrtEngine::load(None, threads) {
+        Ok(ort) => all.push(Arc::new(ort.with_compute(compute))),
+        Err(e) => eprintln!("without the engine ort: {e}"),
+    }
+    all
+}
+
+fn main() {
+    // `cargo bench --bench forward -- 128` measures texts of 128 tokens alone.
+    let mut lengths: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
+    if lengths.is_empty() {
+        lengths = vec![8, 32, 128];
+    }
+    for threads in [1, 2] {
+        let cases: Vec<_> = [Compute::F32, Compute::Int8]
+            .into_iter()
+            .flat_map(|compute| engines(threads, compute).into_iter().map(move |e| (compute, e)))
+            .map(|(compute, engine)| {
+                let model = common::model_on(engine);
+                let delta = common::delta(&model, "linear", &[], 1);
+                let task = model.load(&delta).expect("it fits");
+                (compute, model, task)
+            })
+            .collect();
+        for &tokens in &lengths {
+            let ids: Vec<i64> = (0..tokens as i64).map(|i| 1000 + (i * 37) % 9000).collect();
+            let text = Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids });
+            let mut times: Vec<Vec<Duration>> = vec![Vec::new(); cases.len()];
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(4) || times[0].len() < 25 {
+                for ((_, model, task), times) in cases.iter().zip(&mut times) {
+                    let t = Instant::now();
+                    model.logits(task, &[&text]).expect("predicts");
+                    times.push(t.elapsed());
+                }
+            }
+            for ((compute, model, _), times) in cases.iter().zip(&mut times) {
+                let ms = common::median(times).as_secs_f64() * 1e3;
+                println!(
+                    r#"{{"engine": "{}", "compute": "{}", "threads": {threads}, "tokens": {tokens}, "ms": {ms:.3}}}"#,
+                    model.engine().name(),
+                    format!("{compute:?}").to_lowercase(),
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+"""Speed and memory of edge-tune beside onnxruntime and torch with PEFT, on MiniLM, in one run.
+
+    cargo build --release --features ort
+    cargo bench --bench forward --features ort --no-run
+    python tools/export_backbone.py minilm minilm/
+    python -m tools.bench.beside --export minilm/model.onnx
+
+Needs ORT_DYLIB_PATH, or the installed onnxruntime package. Forward passes are one text of 128 tokens;
+steps are 8 texts of 128 tokens, forward, backward and AdamW. The sides take turns, and the medians go
+into docs/performance.md between its markers.
+"""
+
+import argparse
+import glob
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/performance.md"
+TOKENS, ROWS, STEPS = 128, 8, 8
+METHODS = {"lora": ["rank=8", "alpha=16", "targets=query,value"], "prefix-tuning": ["rows=20"],
+           "prompt-tuning": ["rows=20"]}
+WORDS = "the light kitchen music play weather alarm on off".split()
+
+
+def library():
+    """The shared library of ONNX Runtime."""
+    import onnxruntime
+    found = glob.glob(str(Path(onnxruntime.__file__).parent / "capi/libonnxruntime.so.*"))
+    return os.environ.get("ORT_DYLIB_PATH") or found[0]
+
+
+def bare(export, quantized, threads):
+    """Median milliseconds of onnxruntime alone, f32 and dynamic int8, in turns."""
+    import numpy as np
+    import onnxruntime
+    sessions = []
+    for path in (export, quantized):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        sessions.append(onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
+    ids = np.array([[1000 + (i * 37) % 9000 for i in range(TOKENS)]], dtype=np.int64)
+    values = {"input_ids": ids, "attention_mask": np.ones_like(ids),
+              "token_type_ids": np.zeros_like(ids)}
+    times = [[], []]
+    end = time.perf_counter() + 4
+    while time.perf_counter() < end:
+        for session, taken in zip(sessions, times):
+            feed = {i.name: values[i.name] for i in session.get_inputs()}
+            start = time.perf_counter()
+            session.run(None, feed)
+            taken.append(time.perf_counter() - start)
+    return [1e3 * statistics.median(t) for t in times]
+
+
+def forward(program, export, quantized, rounds):
+    """(side, kind, threads) to the milliseconds of every round."""
+    found = {}
+    environment = dict(os.environ, ORT_DYLIB_PATH=library())
+    for _ in range(rounds):
+        lines = subprocess.run([program, "--bench", str(TOKENS)], env=environment, check=True,
+                               stdout=subprocess.PIPE, text=True).stdout.splitlines()
+        for r in map(json.loads, lines):
+            key = (f"edge-tune, {r['engine']}", r["compute"], r["threads"])
+            found.setdefault(key, []).append(r["ms"])
+        for threads in (1, 2):
+            for kind, ms in zip(("f32", "int8"), bare(export, quantized, threads)):
+                found.setdefault(("onnxruntime", kind, threads), []).append(ms)
+    return {k: statistics.median(v) for k, v in found.items()}
+
+
+def torch_steps(method):
+    """Prints the median milliseconds of a step in torch with PEFT."""
+    import torch
+    from tools.parity import reference
+    torch.set_num_threads(2)
+    examples = [([101] + [1000 + (i * 37 + r) % 9000 for i in range(TOKENS - 2)] + [102], r % 2)
+                for r in range(ROWS)]
+    model = reference.attach(method, examples, 0)
+    delta = [p for p in model.parameters() if p.requires_grad]
+    labels = torch.tensor([label for _, label in examples])
+    head = torch.nn.Linear(384, 2)
+    optimizer = torch.optim.AdamW([*delta, *head.parameters()], lr=1e-4)
+    ids, mask, _ = reference.batch(examples)
+    times = []
+    for _ in range(STEPS + 2):
+        start = time.perf_counter()
+        loss = torch.nn.functional.cross_entropy(head(reference.feature(model, ids, mask)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        times.append(time.perf_counter() - start)
+    print(json.dumps({"ms": 1e3 * statistics.median(times[2:])}))
+
+
+def watched(command, environment):
+    """What a command prints, and the peak of its anonymous memory in bytes."""
+    child = subprocess.Popen([str(c) for c in command], env=environment, cwd=ROOT, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    peak = 0
+    while child.poll() is None:
+        try:
+            text = Path(f"/proc/{child.pid}/status").read_text()
+            peak = max(peak, 1024 * int(re.search(r"RssAnon:\s*(\d+)", text)[1]))
+        except (OSError, TypeError):
+            pass
+        time.sleep(0.002)
+    if child.returncode:
+        sys.exit(f"{command}: exit status {child.returncode}")
+    return json.loads(child.stdout.read()), peak
+
+
+def steps(edge_tune, rounds):
+    """(side, method) to the milliseconds of a step and the peaks, of every round."""
+    found = {}
+    environment = dict(os.environ, ORT_DYLIB_PATH=library())
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "texts.csv"
+        lines = ["text,label"]
+        for r in range(ROWS):
+            text = " ".join(WORDS[(i * 7 + r * 3 + i // 5) % 9] for i in range(TOKENS - 2))
+            lines.append(f"{text},{'ab'[r % 2]}")
+        data.write_text("\n".join(lines) + "\n")
+        for _ in range(rounds):
+            for method, settings in METHODS.items():
+                torch = [sys.executable, "-m", "tools.bench.beside", "--torch", method]
+                report, peak = watched(torch, environment)
+                found.setdefault(("torch + PEFT", method), []).append((report["ms"], peak))
+                for engine, compute in itertools.product(("tract", "ort"), ("f32", "int8")):
+                    command = [edge_tune, "calibrate", "--engine", engine, "--compute", compute,
+                               "--threads", 2, "--json", "--backbone", ROOT / "models/minilm-l6",
+                               "--data", data, "--validation", 0, "--method", method,
+                               "--batch", ROWS, "--micro-batch", ROWS, "--max-ram", "1G",
+                               "--out", Path(folder) / "d.safetensors"]
+                    command += [x for s in settings for x in ("--set", s)]
+                    # The difference is the steps alone, without what is done before and after.
+                    short, _ = watched([*command, "--epochs", STEPS], environment)
+                    long, peak = watched([*command, "--epochs", 3 * STEPS], environment)
+                    ms = 1e3 * (long["seconds"] - short["seconds"]) / (2 * STEPS)
+                    key = (f"edge-tune, {engine}, {compute}", method)
+                    found.setdefault(key, []).append((ms, peak))
+    return {k: [statistics.median(x) for x in zip(*v)] for k, v in found.items()}
+
+
+def tables(passes, taken):
+    """The measurements as Markdown."""
+    lines = ["| forward, 128 tokens | threads | ms | beside onnxruntime |", "|---|---|---|---|"]
+    for (side, kind, threads), ms in sorted(passes.items(), key=lambda x: (x[0][2], x[0][1], x[0][0])):
+        theirs = passes[("onnxruntime", kind, threads)]
+        name = f"{side}, dynamic int8" if (side, kind) == ("onnxruntime", "int8") else f"{side}, {kind}"
+        lines.append(f"| {name} | {threads} | {ms:.1f} | {ms / theirs:.2f} |")
+    lines += ["", "| step, 8 x 128 tokens | side | ms | beside torch | peak MB | beside torch |",
+              "|---|---|---|---|---|---|"]
+    for (side, method), (ms, peak) in taken.items():
+        theirs = taken[("torch + PEFT", method)]
+        lines.append(f"| {method} | {side} | {ms:.0f} | {ms / theirs[0]:.2f} | {peak / 1e6:.0f} | "
+                     f"{peak / theirs[1]:.2f} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--export", type=Path, help="the float export of MiniLM")
+    parser.add_argument("--edge-tune", type=Path, default=ROOT / "target/release/edge-tune")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
+    parser.add_argument("--torch", metavar="METHOD", help="measure torch alone, in this process")
+    args = parser.parse_args()
+    if args.torch:
+        return torch_steps(args.torch)
+    if not args.export:
+        parser.error("--export is needed")
+    programs = [p for p in (ROOT / "target/release/deps").glob("forward-*") if not p.suffix]
+    if not programs:
+        sys.exit("error: build the benchmark first: cargo bench --bench forward --features ort --no-run")
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    with tempfile.TemporaryDirectory() as folder:
+        quantized = Path(folder) / "int8.onnx"
+        quantize_dynamic(args.export, quantized, weight_type=QuantType.QInt8)
+        passes = forward(max(programs, key=lambda p: p.stat().st_mtime), args.export, quantized,
+                         args.rounds)
+    text = tables(passes, steps(args.edge_tune, args.rounds))
+    print(text)
+    if PAGE.exists():
+        page = PAGE.read_text()
+        begin, end = "<!-- beside: begin -->", "<!-- beside: end -->"
+        before, after = page.split(begin)[0], page.split(end)[1]
+        PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()
