@@ -110,6 +110,11 @@ pub trait Engine: Send + Sync {
     /// A short name: `tract` or `ort`.
     fn name(&self) -> &'static str;
 
+    /// How it computes products with frozen int8 weights.
+    fn compute(&self) -> Compute {
+        Compute::F32
+    }
+
     /// Compiles `graph`. Frozen weights stay where they are mapped. A dimension that varies over
     /// the probe points stays free, except those in `pins`, which get the given size.
     ///

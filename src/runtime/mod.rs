@@ -9,6 +9,6 @@ mod task;
 
 pub use error::RuntimeError;
 pub use inputs::{InputLimit, Inputs, Sample, encode_batch};
-pub use model::{Model, Prediction, best};
+pub use model::{Model, Prediction, best, tolerance};
 pub use program::{Compiled, Slot, TensorForm, build};
 pub use task::{Task, expected_tensors, plan_of};

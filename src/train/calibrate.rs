@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::graph::sites::Modality;
 use crate::graph::{Dim, Graph};
 use crate::methods::{Hyperparameters, Plan, Training};
-use crate::runtime::best;
+use crate::runtime::{best, tolerance};
 use crate::tensor::{DType, Tensor};
 
 /// Seconds between checkpoints.
@@ -419,9 +419,7 @@ impl<'a> Run<'a> {
             let input = if text { sentence.to_owned() } else { i.to_string() };
             let sample = self.task.model.self_test_sample(&loaded, &input)?;
             let logits = self.task.model.logits(&loaded, &[&sample])?.to_f32().into_owned();
-            let peak = logits.iter().fold(0f32, |m, v| m.max(v.abs()));
-            // Other processors sum in another order; another backbone differs far more.
-            let tolerance = 0.02 + 0.01 * peak;
+            let tolerance = tolerance(&logits, self.task.model.engine().compute());
             metadata.self_test.push(SelfTest { input, logits, tolerance });
         }
         Ok(Delta::new(metadata, tensors)?)

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use edge_tune::backbone::site;
 use edge_tune::engine::{Compute, Engine, Feed};
 use edge_tune::graph::{Attrs, Dim, Graph};
+use edge_tune::methods::{self, Settings};
 use edge_tune::runtime::{Model, Sample, encode_batch};
 use edge_tune::tensor::{DType, Tensor};
+use edge_tune::train::{Options, Task, calibrate};
 
 use crate::cli::repo;
-use crate::support::{engine, engine_with};
+use crate::support::{colours, engine, engine_with, text_backbone};
 
 fn int8(threads: usize) -> Arc<dyn Engine> {
     engine_with(threads, Compute::Int8)
@@ -149,5 +151,24 @@ fn features_stay_close() {
         let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
         println!("{text}: {cosine}");
         assert!(cosine > 0.99, "{text}: {cosine}");
+    }
+}
+
+/// A delta made in f32 passes its self-test in int8, and the other way round.
+#[test]
+fn self_tests_allow_for_the_other_way_to_compute() {
+    let (_dir, path) = text_backbone();
+    let data = colours(4);
+    let models = [engine(), int8(1)].map(|e| Model::open(&path, e).unwrap());
+    let lora = methods::find("lora").unwrap();
+    for (here, there) in [(&models[0], &models[1]), (&models[1], &models[0])] {
+        let rows: Vec<usize> = (0..data.rows.len()).collect();
+        let settings = Settings::resolve(lora, []).unwrap();
+        let task = Task::new(here, lora, settings, &data, &rows, &[]).unwrap();
+        let options = Options { epochs: Some(10), ..Options::default() };
+        let delta = calibrate(&task, &options, &mut ()).unwrap().0;
+        for model in [here, there] {
+            model.self_test(&model.load(&delta).unwrap()).unwrap();
+        }
     }
 }

@@ -96,6 +96,10 @@ impl Engine for OrtEngine {
         NAME
     }
 
+    fn compute(&self) -> Compute {
+        self.compute
+    }
+
     fn compile(
         &self,
         graph: &Graph,

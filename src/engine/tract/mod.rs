@@ -72,6 +72,10 @@ impl Engine for TractEngine {
         NAME
     }
 
+    fn compute(&self) -> Compute {
+        self.compute
+    }
+
     fn compile(
         &self,
         graph: &Graph,
