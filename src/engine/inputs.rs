@@ -2,7 +2,7 @@
 
 use super::{EngineError, Feed};
 use crate::graph::{Dim, Graph};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
 
 /// The size that an input dimension must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +44,18 @@ pub(super) fn of(graph: &Graph, pins: &[(Dim, usize)]) -> Vec<Input> {
         .collect()
 }
 
-/// Refuses feeds that are not what `inputs` say; `bound` tells what a bound one is.
-pub(super) fn check<'f>(
+/// A feed that fits.
+pub(super) enum Checked<'f, B> {
+    Tensor(&'f Tensor),
+    Bound(&'f B),
+}
+
+/// Refuses feeds that are not what `inputs` say; `kind` tells what a bound one, a `B`, is.
+pub(super) fn check<'f, B: 'static>(
     inputs: &[Input],
     feeds: &[Feed<'f>],
-    bound: impl Fn(&Feed<'f>) -> Option<(DType, Vec<usize>)>,
-) -> Result<(), EngineError> {
+    kind: impl Fn(&B) -> (DType, &[usize]),
+) -> Result<Vec<Checked<'f, B>>, EngineError> {
     if let Some(missing) = inputs.get(feeds.len()) {
         return Err(refused(&missing.name, "it is missing"));
     }
@@ -58,18 +64,21 @@ pub(super) fn check<'f>(
         return Err(refused(&(feeds.len() - 1).to_string(), &reason));
     }
     let mut free = Free::default();
-    for (input, feed) in inputs.iter().zip(feeds) {
-        match feed {
-            Feed::Tensor(t) => free.check(input, t.dtype(), t.shape())?,
-            Feed::Bound(_) => {
-                let Some((dtype, shape)) = bound(feed) else {
-                    return Err(refused(&input.name, "it was bound by another engine"));
-                };
-                free.check(input, dtype, &shape)?;
-            }
+    let one = |(input, feed): (&Input, &Feed<'f>)| match feed {
+        Feed::Tensor(t) => {
+            free.check(input, t.dtype(), t.shape())?;
+            Ok(Checked::Tensor(t))
         }
-    }
-    Ok(())
+        Feed::Bound(b) => {
+            let bound = b.as_any().downcast_ref();
+            let bound =
+                bound.ok_or_else(|| refused(&input.name, "it was bound by another engine"))?;
+            let (dtype, shape) = kind(bound);
+            free.check(input, dtype, shape)?;
+            Ok(Checked::Bound(bound))
+        }
+    };
+    inputs.iter().zip(feeds).map(one).collect()
 }
 
 /// The free sizes, as the inputs of one run define them.

@@ -19,41 +19,40 @@ pub(super) enum Layout {
 at_level! {
     /// A 127th of the largest magnitude of a row; NaN if an element is not finite, so that its
     /// results are not either.
-    pub(super) fn step_of = step_of_any(row: &[f32]) -> f32
-}
-
-#[inline(always)]
-fn step_of_any(row: &[f32]) -> f32 {
-    const SIGN: u32 = 1 << 31;
-    // Magnitudes order like their bits, with infinity and NaN on top.
-    let largest = row.iter().fold(0, |m: u32, v| m.max(v.to_bits() & !SIGN));
-    match f32::from_bits(largest) {
-        m if !m.is_finite() => f32::NAN,
-        m => m / 127.0,
+    pub(super) fn step_of(row: &[f32]) -> f32 {
+        const SIGN: u32 = 1 << 31;
+        // Magnitudes order like their bits, with infinity and NaN on top.
+        let largest = row.iter().fold(0, |m: u32, v| m.max(v.to_bits() & !SIGN));
+        match f32::from_bits(largest) {
+            m if !m.is_finite() => f32::NAN,
+            m => m / 127.0,
+        }
     }
 }
 
 at_level! {
     /// Rounds a row into lane `lane` of a panel of `r` lanes.
-    pub(super) fn round_into = round_into_any(
-        row: &[f32], step: f32, panel: &mut [u8], layout: Layout, r: usize, lane: usize
-    ) -> ()
-}
-
-#[inline(always)]
-fn round_into_any(row: &[f32], step: f32, panel: &mut [u8], layout: Layout, r: usize, lane: usize) {
-    let inverse = if step > 0.0 { step.recip().min(f32::MAX) } else { 0.0 };
-    if layout == Layout::Whole {
-        let width = panel.len() / r;
-        for (v, byte) in row.iter().zip(&mut panel[width * lane..]) {
-            *byte = nearest(v * inverse);
+    pub(super) fn round_into(
+        row: &[f32],
+        step: f32,
+        panel: &mut [u8],
+        layout: Layout,
+        r: usize,
+        lane: usize,
+    ) -> () {
+        let inverse = if step > 0.0 { step.recip().min(f32::MAX) } else { 0.0 };
+        if layout == Layout::Whole {
+            let width = panel.len() / r;
+            for (v, byte) in row.iter().zip(&mut panel[width * lane..]) {
+                *byte = nearest(v * inverse);
+            }
+            return;
         }
-        return;
-    }
-    let records = panel.chunks_exact_mut(STEPS * r);
-    for (from, record) in row.chunks(STEPS).zip(records) {
-        for (v, byte) in from.iter().zip(&mut record[STEPS * lane..]) {
-            *byte = nearest(v * inverse);
+        let records = panel.chunks_exact_mut(STEPS * r);
+        for (from, record) in row.chunks(STEPS).zip(records) {
+            for (v, byte) in from.iter().zip(&mut record[STEPS * lane..]) {
+                *byte = nearest(v * inverse);
+            }
         }
     }
 }
@@ -69,18 +68,19 @@ fn nearest(v: f32) -> u8 {
 at_level! {
     /// Puts the columns `lanes` of `weights`, which has rows of `n`, into panels of `r`: four steps
     /// of a lane side by side. The panels must be zero where there is no weight.
-    pub(super) fn interleave = interleave_any(
-        weights: &[i8], n: usize, lanes: Range<usize>, r: usize, panels: &mut [u8]
-    ) -> ()
-}
-
-#[inline(always)]
-fn interleave_any(weights: &[i8], n: usize, lanes: Range<usize>, r: usize, panels: &mut [u8]) {
-    match r {
-        8 => interleave_by::<8>(weights, n, lanes, r, panels),
-        16 => interleave_by::<16>(weights, n, lanes, r, panels),
-        32 => interleave_by::<32>(weights, n, lanes, r, panels),
-        _ => interleave_by::<0>(weights, n, lanes, r, panels),
+    pub(super) fn interleave(
+        weights: &[i8],
+        n: usize,
+        lanes: Range<usize>,
+        r: usize,
+        panels: &mut [u8],
+    ) -> () {
+        match r {
+            8 => interleave_by::<8>(weights, n, lanes, r, panels),
+            16 => interleave_by::<16>(weights, n, lanes, r, panels),
+            32 => interleave_by::<32>(weights, n, lanes, r, panels),
+            _ => interleave_by::<0>(weights, n, lanes, r, panels),
+        }
     }
 }
 
@@ -123,18 +123,19 @@ fn interleave_by<const R: usize>(
 
 at_level! {
     /// Floats from sums: y = sums * step * scale + bias.
-    pub(super) fn scaled = scaled_any(
-        sums: &[i32], step: f32, scale: &[f32], bias: Option<&[f32]>, y: &mut [f32]
-    ) -> ()
-}
-
-#[inline(always)]
-fn scaled_any(sums: &[i32], step: f32, scale: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
-    for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
-        *y = *sum as f32 * (step * scale);
-    }
-    for (y, b) in y.iter_mut().zip(bias.unwrap_or_default()) {
-        *y += b;
+    pub(super) fn scaled(
+        sums: &[i32],
+        step: f32,
+        scale: &[f32],
+        bias: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> () {
+        for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
+            *y = *sum as f32 * (step * scale);
+        }
+        for (y, b) in y.iter_mut().zip(bias.unwrap_or_default()) {
+            *y += b;
+        }
     }
 }
 

@@ -35,24 +35,26 @@ impl Level {
     }
 }
 
-/// Defines a function that takes a level and calls another, always inlined one, compiled for the
-/// instructions of the level. (A closure or a function passed as one would be compiled once.)
+/// Defines a function that takes a level besides its arguments, and whose body is compiled for the
+/// instructions of each. (A closure, or a function that is passed on, would be compiled once.)
 macro_rules! at_level {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident = $any:ident($($arg:ident: $ty:ty),+) -> $out:ty) => {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),+ $(,)?) -> $out:ty $body:block) => {
         $(#[$doc])*
         $vis fn $name(level: $crate::engine::kernels::level::Level, $($arg: $ty),+) -> $out {
+            #[inline(always)]
+            fn any($($arg: $ty),+) -> $out $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2")]
             fn avx2($($arg: $ty),+) -> $out {
-                $any($($arg),+)
+                any($($arg),+)
             }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
             fn avx512($($arg: $ty),+) -> $out {
-                $any($($arg),+)
+                any($($arg),+)
             }
             match level {
-                $crate::engine::kernels::level::Level::Portable => $any($($arg),+),
+                $crate::engine::kernels::level::Level::Portable => any($($arg),+),
                 // SAFETY: a level is listed only where the processor has its features.
                 #[cfg(target_arch = "x86_64")]
                 $crate::engine::kernels::level::Level::Avx2 => unsafe { avx2($($arg),+) },

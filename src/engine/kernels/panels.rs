@@ -31,29 +31,24 @@ at_level! {
     ///
     /// `out` must hold `r` floats for each of the K (forward) or N (backward) steps; steps that do
     /// not fit are left out.
-    pub(super) fn pack = pack_any(
-        weights: Weights<'_>, n: usize, direction: Direction, first: usize, r: usize, out: &mut [f32]
-    ) -> ()
-}
-
-#[inline(always)]
-fn pack_any(
-    weights: Weights<'_>,
-    n: usize,
-    direction: Direction,
-    first: usize,
-    r: usize,
-    out: &mut [f32],
-) {
-    match (weights, direction) {
-        (Weights::I8(w, scale), Direction::Forward) => {
-            columns(w, n, first, r, out, f32::from, |i| scale[i])
+    pub(super) fn pack(
+        weights: Weights<'_>,
+        n: usize,
+        direction: Direction,
+        first: usize,
+        r: usize,
+        out: &mut [f32],
+    ) -> () {
+        match (weights, direction) {
+            (Weights::I8(w, scale), Direction::Forward) => {
+                columns(w, n, first, r, out, f32::from, |i| scale[i])
+            }
+            (Weights::F32(w), Direction::Forward) => columns(w, n, first, r, out, |w| w, |_| 1.0),
+            (Weights::I8(w, scale), Direction::Backward) => {
+                rows(w, n, first, r, out, f32::from, |i| scale[i])
+            }
+            (Weights::F32(w), Direction::Backward) => rows(w, n, first, r, out, |w| w, |_| 1.0),
         }
-        (Weights::F32(w), Direction::Forward) => columns(w, n, first, r, out, |w| w, |_| 1.0),
-        (Weights::I8(w, scale), Direction::Backward) => {
-            rows(w, n, first, r, out, f32::from, |i| scale[i])
-        }
-        (Weights::F32(w), Direction::Backward) => rows(w, n, first, r, out, |w| w, |_| 1.0),
     }
 }
 

@@ -54,11 +54,8 @@ pub(super) fn lower(graph: &Graph, executor: &Executor, compute: Compute) -> Tra
         let output = node.outputs.iter().flatten().next();
         node.name = output.map_or_else(String::new, |&v| graph.value(v).name.clone());
     }
-    let mut n = 0;
-    rest.nodes.retain(|_| {
-        n += 1;
-        !biases.added.contains(&(n - 1))
-    });
+    let nodes = std::mem::take(&mut rest.nodes).into_iter().enumerate();
+    rest.nodes = nodes.filter(|(n, _)| !biases.added.contains(n)).map(|(_, node)| node).collect();
     let dims = onnx::dim_names(&rest);
     let model = onnx::write(&rest, None).model;
     Ok(Lowered { model, frozen: Arc::new(frozen), dims })

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use ort::session::Session;
 
 use super::{NAME, values};
-use crate::engine::inputs::{self, Input, refused};
+use crate::engine::inputs::{self, Checked, Input, refused};
 use crate::engine::{Bound, EngineError, Feed, Program};
 use crate::tensor::Tensor;
 
@@ -43,16 +43,12 @@ impl Program for OrtProgram {
     }
 
     fn run(&self, feeds: &[Feed<'_>]) -> Result<Vec<Tensor>, EngineError> {
-        let kind = |b: &OrtBound| (b.0.dtype(), b.0.shape().to_vec());
-        inputs::check(&self.inputs, feeds, |feed| bound(feed).map(kind))?;
+        let checked =
+            inputs::check(&self.inputs, feeds, |b: &OrtBound| (b.0.dtype(), b.0.shape()))?;
         let failed = |reason: String| EngineError::Run { engine: NAME, reason };
         let mut fed = Vec::with_capacity(feeds.len());
-        for (name, feed) in self.names.iter().zip(feeds) {
-            let tensor = match (feed, bound(feed)) {
-                (Feed::Tensor(t), _) => t,
-                (_, Some(b)) => &b.0,
-                (_, None) => return Err(refused(name, "it was bound by another engine")),
-            };
+        for (name, feed) in self.names.iter().zip(checked) {
+            let (Checked::Tensor(tensor) | Checked::Bound(OrtBound(tensor))) = feed;
             let value = values::view(tensor).map_err(|reason| refused(name, &reason))?;
             fed.push((name.as_str(), value));
         }
@@ -63,12 +59,5 @@ impl Program for OrtProgram {
             values::copy(out.get(name).ok_or_else(missing)?).map_err(failed)
         };
         self.outputs.iter().map(copy).collect()
-    }
-}
-
-fn bound<'f>(feed: &Feed<'f>) -> Option<&'f OrtBound> {
-    match feed {
-        Feed::Bound(b) => b.as_any().downcast_ref(),
-        Feed::Tensor(_) => None,
     }
 }

@@ -5,7 +5,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::TypedSimpleState;
 
 use super::{NAME, convert};
-use crate::engine::inputs::{self, Input, refused};
+use crate::engine::inputs::{self, Checked, Input, refused};
 use crate::engine::{Bound, EngineError, Feed, Program};
 use crate::tensor::{DType, Tensor as Ours};
 
@@ -41,17 +41,16 @@ impl TractProgram {
     }
 
     fn feed(&self, feeds: &[Feed<'_>]) -> Result<TVec<TValue>, EngineError> {
-        let kind = |b: &TractBound| (b.dtype, b.tensor.shape().to_vec());
-        inputs::check(&self.inputs, feeds, |feed| bound(feed).map(kind))?;
-        let value = |(input, feed): (&Input, &Feed<'_>)| match (feed, bound(feed)) {
-            (Feed::Tensor(t), _) => {
+        let checked =
+            inputs::check(&self.inputs, feeds, |b: &TractBound| (b.dtype, b.tensor.shape()))?;
+        let value = |(input, feed): (&Input, Checked<'_, TractBound>)| match feed {
+            Checked::Tensor(t) => {
                 let copy = convert::to_tract(t);
                 Ok(copy.map_err(|e| refused(&input.name, &format!("{e:#}")))?.into_tvalue())
             }
-            (_, Some(b)) => Ok(b.tensor.clone().into_tvalue()),
-            (_, None) => Err(refused(&input.name, "it was bound by another engine")),
+            Checked::Bound(b) => Ok(b.tensor.clone().into_tvalue()),
         };
-        self.inputs.iter().zip(feeds).map(value).collect()
+        self.inputs.iter().zip(checked).map(value).collect()
     }
 
     fn exec(&self, values: TVec<TValue>) -> TractResult<Vec<Ours>> {
@@ -76,12 +75,5 @@ impl Program for TractProgram {
     fn run(&self, inputs: &[Feed<'_>]) -> Result<Vec<Ours>, EngineError> {
         let values = self.feed(inputs)?;
         self.exec(values).map_err(|e| EngineError::Run { engine: NAME, reason: format!("{e:#}") })
-    }
-}
-
-fn bound<'f>(feed: &Feed<'f>) -> Option<&'f TractBound> {
-    match feed {
-        Feed::Bound(b) => b.as_any().downcast_ref(),
-        Feed::Tensor(_) => None,
     }
 }
