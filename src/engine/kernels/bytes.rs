@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::level::at_level;
+use super::panels::{B, transposed};
 
 /// Steps of the contraction that lie side by side in a panel.
 pub(super) const STEPS: usize = 4;
@@ -31,6 +32,16 @@ at_level! {
 }
 
 at_level! {
+    /// What rounding leaves of a row.
+    pub(super) fn leave_rest(row: &mut [f32], step: f32) -> () {
+        let inverse = inverse(step);
+        for v in row {
+            *v -= (*v * inverse + SHIFT - SHIFT) * step;
+        }
+    }
+}
+
+at_level! {
     /// Rounds a row into lane `lane` of a panel of `r` lanes.
     pub(super) fn round_into(
         row: &[f32],
@@ -40,7 +51,7 @@ at_level! {
         r: usize,
         lane: usize,
     ) -> () {
-        let inverse = if step > 0.0 { step.recip().min(f32::MAX) } else { 0.0 };
+        let inverse = inverse(step);
         if layout == Layout::Whole {
             let width = panel.len() / r;
             for (v, byte) in row.iter().zip(&mut panel[width * lane..]) {
@@ -57,18 +68,25 @@ at_level! {
     }
 }
 
+/// Adding this leaves an integer in the lowest bits, in the rounding mode of the processor.
+const SHIFT: f32 = 12_582_912.0;
+
+/// The smallest steps have no finite inverse.
+#[inline(always)]
+fn inverse(step: f32) -> f32 {
+    if step > 0.0 { step.recip().min(f32::MAX) } else { 0.0 }
+}
+
 /// The nearest integer to `v`, from -127 to 127, as the bits of an i8.
 #[inline(always)]
 fn nearest(v: f32) -> u8 {
-    // Adding this leaves the integer in the lowest bits, in the rounding mode of the processor.
-    const SHIFT: f32 = 12_582_912.0;
     (v + SHIFT).to_bits() as u8
 }
 
 at_level! {
     /// Puts the columns `lanes` of `weights`, which has rows of `n`, into panels of `r`: four steps
     /// of a lane side by side. The panels must be zero where there is no weight.
-    pub(super) fn interleave(
+    pub(super) fn interleave_columns(
         weights: &[i8],
         n: usize,
         lanes: Range<usize>,
@@ -76,17 +94,17 @@ at_level! {
         panels: &mut [u8],
     ) -> () {
         match r {
-            8 => interleave_by::<8>(weights, n, lanes, r, panels),
-            16 => interleave_by::<16>(weights, n, lanes, r, panels),
-            32 => interleave_by::<32>(weights, n, lanes, r, panels),
-            _ => interleave_by::<0>(weights, n, lanes, r, panels),
+            8 => columns_by::<8>(weights, n, lanes, r, panels),
+            16 => columns_by::<16>(weights, n, lanes, r, panels),
+            32 => columns_by::<32>(weights, n, lanes, r, panels),
+            _ => columns_by::<0>(weights, n, lanes, r, panels),
         }
     }
 }
 
 /// The same, with whole records of `R` lanes at once, if `R` is `r`.
 #[inline(always)]
-fn interleave_by<const R: usize>(
+fn columns_by<const R: usize>(
     weights: &[i8],
     n: usize,
     lanes: Range<usize>,
@@ -122,6 +140,47 @@ fn interleave_by<const R: usize>(
 }
 
 at_level! {
+    /// The same for the rows `lanes`.
+    pub(super) fn interleave_rows(
+        weights: &[i8],
+        n: usize,
+        lanes: Range<usize>,
+        r: usize,
+        panels: &mut [u8],
+    ) -> () {
+        let weights: &[u8] = bytemuck::cast_slice(weights);
+        let panel = n.next_multiple_of(STEPS) * r;
+        for (first, panel) in lanes.clone().step_by(r).zip(panels.chunks_exact_mut(panel)) {
+            let width = r.min(lanes.end - first);
+            for lane in (0..width).step_by(B) {
+                let filled = B.min(width - lane);
+                let row = |j: usize| &weights[(first + lane + j) * n..][..n];
+                // Four steps are a word, and blocks of 16 by 16 words are transposed.
+                let whole = if filled == B { n / (STEPS * B) * B } else { 0 };
+                for word in (0..whole).step_by(B) {
+                    let mut block = [[0u32; B]; B];
+                    for (j, words) in block.iter_mut().enumerate() {
+                        let bytes = &row(j)[STEPS * word..][..STEPS * B];
+                        bytemuck::cast_slice_mut(words).copy_from_slice(bytes);
+                    }
+                    let records = panel[STEPS * r * word..].chunks_exact_mut(STEPS * r);
+                    for (words, record) in transposed(block).iter().zip(records) {
+                        record[STEPS * lane..][..STEPS * B]
+                            .copy_from_slice(bytemuck::cast_slice(words));
+                    }
+                }
+                for j in 0..filled {
+                    let records = panel.chunks_exact_mut(STEPS * r).skip(whole);
+                    for (four, record) in row(j)[STEPS * whole..].chunks(STEPS).zip(records) {
+                        record[STEPS * (lane + j)..][..four.len()].copy_from_slice(four);
+                    }
+                }
+            }
+        }
+    }
+}
+
+at_level! {
     /// Floats from sums: y = sums * step * scale + bias.
     pub(super) fn scaled(
         sums: &[i32],
@@ -132,6 +191,27 @@ at_level! {
     ) -> () {
         for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
             *y = *sum as f32 * (step * scale);
+        }
+        for (y, b) in y.iter_mut().zip(bias.unwrap_or_default()) {
+            *y += b;
+        }
+    }
+}
+
+/// How much finer the steps are in which the rest of a row is rounded.
+pub(super) const FINER: f32 = 254.0;
+
+at_level! {
+    /// Floats from the sums of a row and of its rest: y = (sums + rest / 254) * step + bias.
+    pub(super) fn combined(
+        sums: &[i32],
+        rest: &[i32],
+        step: f32,
+        bias: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> () {
+        for ((y, sum), rest) in y.iter_mut().zip(sums).zip(rest) {
+            *y = (*sum as f32 + *rest as f32 * FINER.recip()) * step;
         }
         for (y, b) in y.iter_mut().zip(bias.unwrap_or_default()) {
             *y += b;
@@ -164,7 +244,6 @@ mod tests {
             );
             assert!(panel[..4].iter().chain(&panel[8..16]).chain(&panel[20..]).all(|&b| b == 0));
         }
-        // The smallest steps have no finite inverse.
         let mut panel = [0u8; 4];
         let step = step_of(Level::Portable, &[1e-45, 0.0]);
         round_into(Level::Portable, &[1e-45, 0.0], step, &mut panel, Layout::Whole, 1, 0);
@@ -173,15 +252,23 @@ mod tests {
 
     #[test]
     fn four_steps_of_a_lane_lie_side_by_side() {
-        for (k, n, lanes) in
-            [(1usize, 1usize, 0..1), (9, 40, 8..40), (12, 33, 0..33), (64, 70, 32..64)]
-        {
+        for (k, n, lanes) in [
+            (1usize, 1usize, 0..1),
+            (9, 40, 8..40),
+            (12, 33, 0..33),
+            (70, 70, 32..64),
+            (131, 70, 3..70),
+        ] {
             let w: Vec<i8> = (0..k * n).map(|i| (i * 89 % 255) as i8).collect();
+            let transpose: Vec<i8> = (0..k * n).map(|i| w[i % k * n + i / k]).collect();
             for r in [4, 8, 16, 32] {
                 for &level in Level::available() {
                     let panel = k.next_multiple_of(STEPS) * r;
                     let mut panels = vec![0; lanes.len().div_ceil(r) * panel];
-                    interleave(level, &w, n, lanes.clone(), r, &mut panels);
+                    interleave_columns(level, &w, n, lanes.clone(), r, &mut panels);
+                    let mut across = vec![0; panels.len()];
+                    interleave_rows(level, &transpose, k, lanes.clone(), r, &mut across);
+                    assert!(panels == across, "[{k},{n}] r {r} {level:?}");
                     for (i, &byte) in panels.iter().enumerate() {
                         let (lane, step) = (
                             i / panel * r + i % panel / STEPS % r,

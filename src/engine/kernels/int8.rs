@@ -1,11 +1,15 @@
-//! Forward products in int8.
+//! Products in int8.
 //!
 //! Each row of x is rounded to i8 with a scale of its own. tract's integer matmul sums the products in
 //! i32, exactly, and the sums are scaled by row and column. Weights are never anything but bytes: a
 //! group of panels at a time is put into the order in which the kernel reads them.
+//!
+//! Backward, the scales of the columns are multiplied into the rows before. Gradients need more than 8
+//! bits, so what rounding leaves of a row is rounded again, in finer steps, as a row of its own.
 
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tract_linalg::MmmDispatch;
 use tract_linalg::mmm::{
@@ -15,9 +19,13 @@ use tract_linalg::multithread::{Executor, multithread_tract_scope, par_chunks_mu
 use tract_linalg::pack::PackedI8K4;
 use tract_onnx::tract_hir::internal::*;
 
-use super::bytes::{Layout, STEPS, interleave, round_into, scaled, step_of};
+use super::bytes::{
+    FINER, Layout, STEPS, combined, interleave_columns, interleave_rows, leave_rest, round_into,
+    scaled, step_of,
+};
 use super::level::Level;
 use super::linear::{Columns, Linear, input};
+use super::panels::Direction;
 
 /// Sizes of a group: its panels, and its sums.
 const PANEL_BYTES: usize = 64 * 1024;
@@ -54,7 +62,8 @@ impl Rows {
             None if format.to_string() == format!("AmxA[{r}]") => Layout::Whole,
             None => return None,
         };
-        Some(Rows { format, r, layout })
+        // A row and its rest are neighbours in one panel.
+        r.is_multiple_of(2).then_some(Rows { format, r, layout })
     }
 
     /// Bytes of a panel of rows of length `k`.
@@ -92,11 +101,11 @@ impl Kernel {
 
 /// What all groups of one product share.
 struct Call<'a> {
+    op: &'a Linear,
     kernel: &'a Kernel,
     weights: &'a [i8],
-    from: usize,
-    to: usize,
     x: EagerPackedInput,
+    /// Rows in x: of the input, and backward their rests as well.
     rows: usize,
     level: Level,
 }
@@ -110,9 +119,10 @@ pub(super) fn multiply(
     y: &Columns,
 ) -> TractResult<()> {
     let (from, to) = op.widths();
-    let (level, rows) = (Level::detect(), y.rows);
-    let (x, x_scale) = rounded(kernel, x, from, level)?;
-    let call = Call { kernel, weights, from, to, x, rows, level };
+    let level = Level::detect();
+    let scale_in = (op.direction == Direction::Backward).then_some(scale);
+    let (rows, x, steps) = rounded(kernel, x, from, scale_in, level)?;
+    let call = Call { op, kernel, weights, x, rows, level };
     let bias = match &op.bias {
         Some(bias) => Some(bias.try_as_plain_ram()?.as_slice::<f32>()?),
         None => None,
@@ -120,45 +130,67 @@ pub(super) fn multiply(
     let r = kernel.weights.r;
     let panels = PANEL_BYTES / kernel.weights.single_panel_len(from);
     let sums = SUM_BYTES / (rows * r * size_of::<i32>());
-    let lanes = panels.min(sums).max(1) * r;
+    let width = panels.min(sums).max(1) * r;
     let mut groups: Vec<Range<usize>> =
-        (0..to).step_by(lanes).map(|first| first..(first + lanes).min(to)).collect();
+        (0..to).step_by(width).map(|first| first..(first + width).min(to)).collect();
     par_chunks_mut(&mut groups, 1, from * to, |_, groups| {
         groups.iter().try_for_each(|lanes| {
             let sums = sums_of(&call, lanes.clone())?;
-            let sums = sums.try_as_plain_ram()?;
-            let (scale, bias) = (&scale[lanes.clone()], bias.map(|b| &b[lanes.clone()]));
-            for (row, sums) in sums.as_slice::<i32>()?.chunks_exact(lanes.len()).enumerate() {
+            let sums = sums.try_as_plain_ram()?.as_slice::<i32>()?;
+            let bias = bias.map(|b| &b[lanes.clone()]);
+            for (row, sums) in sums.chunks_exact(rows / y.rows * lanes.len()).enumerate() {
                 // SAFETY: groups have distinct lanes, and each is given to one thread.
                 let y = unsafe { y.row(row, lanes.clone()) };
-                scaled(level, sums, x_scale[row], scale, bias, y);
+                if op.direction == Direction::Forward {
+                    scaled(level, sums, steps[row], &scale[lanes.clone()], bias, y);
+                } else {
+                    let (sums, rest) = sums.split_at(lanes.len());
+                    combined(level, sums, rest, steps[row], bias, y);
+                }
             }
             Ok(())
         })
     })
 }
 
-/// The rows of `x` as panels of bytes, and the size of a step of each row.
+/// The rows of `x` as panels of bytes, how many they are, and the size of a step of each row. With
+/// scales for the columns of `x`, a row is followed by its rest.
 fn rounded(
     kernel: &Kernel,
     x: &[f32],
     from: usize,
+    scale: Option<&[f32]>,
     level: Level,
-) -> TractResult<(EagerPackedInput, Vec<f32>)> {
+) -> TractResult<(usize, EagerPackedInput, Vec<f32>)> {
     let Rows { format, r, layout } = &kernel.rows;
-    let (rows, r, layout) = (x.len() / from, *r, *layout);
-    let scale: Vec<f32> = x.chunks_exact(from).map(|row| step_of(level, row)).collect();
+    let (passes, r, layout) = (if scale.is_some() { 2 } else { 1 }, *r, *layout);
+    let rows = x.len() / from * passes;
     let panel = kernel.rows.panel(from);
     let mut packed = zeros(rows.div_ceil(r) * panel);
-    par_chunks_mut(packed.as_bytes_mut(), panel, x.len(), |first, panels: &mut [u8]| {
-        let rows = x.chunks_exact(from).zip(&scale).skip(first * r);
-        for (i, (row, step)) in rows.take(panels.len() / panel * r).enumerate() {
+    let steps: Vec<AtomicU32> = (0..x.len() / from).map(|_| AtomicU32::default()).collect();
+    par_chunks_mut(packed.as_bytes_mut(), panel, passes * x.len(), |first, panels: &mut [u8]| {
+        let mut buffer = vec![0.0; if passes == 2 { from } else { 0 }];
+        let rows = x.chunks_exact(from).zip(&steps).skip(first * r / passes);
+        for (i, (row, kept)) in rows.take(panels.len() / panel * r / passes).enumerate() {
+            let i = i * passes;
             let (panel, lane) = (&mut panels[i / r * panel..][..panel], i % r);
-            round_into(level, row, *step, panel, layout, r, lane);
+            let Some(scale) = scale else {
+                let step = step_of(level, row);
+                kept.store(step.to_bits(), Ordering::Relaxed);
+                round_into(level, row, step, panel, layout, r, lane);
+                continue;
+            };
+            buffer.iter_mut().zip(row).zip(scale).for_each(|((b, v), s)| *b = v * s);
+            let step = step_of(level, &buffer);
+            kept.store(step.to_bits(), Ordering::Relaxed);
+            round_into(level, &buffer, step, panel, layout, r, lane);
+            leave_rest(level, &mut buffer, step);
+            round_into(level, &buffer, step / FINER, panel, layout, r, lane + 1);
         }
         Ok(())
     })?;
-    Ok((input(format.clone(), Arc::new(packed), panel, [rows, from]), scale))
+    let steps = steps.into_iter().map(|s| f32::from_bits(s.into_inner())).collect();
+    Ok((rows, input(format.clone(), Arc::new(packed), panel, [rows, from]), steps))
 }
 
 /// Zeroed panels.
@@ -171,14 +203,21 @@ fn zeros(bytes: usize) -> Blob {
 
 /// Sums `[rows, lanes]` of the output channels `lanes`.
 fn sums_of(call: &Call<'_>, lanes: Range<usize>) -> TractResult<Tensor> {
-    let Call { kernel, x, rows, .. } = call;
+    let Call { op, kernel, x, rows, weights, level } = call;
+    let (from, to) = op.widths();
     let format = &kernel.weights;
-    let panel = format.single_panel_len(call.from);
+    let panel = format.single_panel_len(from);
     let mut packed = zeros(lanes.len().div_ceil(format.r) * panel);
     let panels = packed.as_bytes_mut();
-    interleave(call.level, call.weights, call.to, lanes.clone(), format.r, panels);
-    let weights =
-        input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), call.from]);
+    match op.direction {
+        Direction::Forward => {
+            interleave_columns(*level, weights, to, lanes.clone(), format.r, panels);
+        }
+        Direction::Backward => {
+            interleave_rows(*level, weights, from, lanes.clone(), format.r, panels);
+        }
+    }
+    let weights = input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), from]);
     let shape = [*rows, lanes.len()];
     // SAFETY: the kernel writes every element.
     let sums = unsafe { Tensor::uninitialized::<i32>(&shape)? };

@@ -111,7 +111,6 @@ impl Linear {
         let (from, to) = self.widths();
         let y = Columns { start: y.as_mut_ptr(), rows: x.len() / from, width: to };
         if self.compute == Compute::Int8
-            && self.direction == Direction::Forward
             && let Weights::I8(weights, scale) = self.weights()?
             && let Some(kernel) = int8::Kernel::kept()
         {

@@ -53,7 +53,7 @@ at_level! {
 }
 
 /// Elements handled at once: an AVX-512 register of floats.
-const B: usize = 16;
+pub(super) const B: usize = 16;
 
 /// Lanes whose scales are kept at hand: more than any kernel has.
 const LANES: usize = 8 * B;
@@ -151,7 +151,7 @@ fn rows<T: Copy + Default>(
 /// Transposes in four rounds, each interleaving the two halves: a shape that compiles to unpack
 /// instructions.
 #[inline(always)]
-fn transposed<T: Copy + Default>(mut a: [[T; B]; B]) -> [[T; B]; B] {
+pub(super) fn transposed<T: Copy + Default>(mut a: [[T; B]; B]) -> [[T; B]; B] {
     for _ in 0..B.ilog2() {
         let mut b = [[T::default(); B]; B];
         for i in 0..B / 2 {
