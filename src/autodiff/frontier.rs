@@ -227,6 +227,9 @@ fn multiplications(graph: &Graph, node: &Node) -> Option<f64> {
     let (a, b, y) = (node.input(0).ok()?, node.input(1).ok()?, node.output().ok()?);
     let terms = match node.op.as_str() {
         "FrozenLinear" | "MatMul" => *dims(a).last()?,
+        // Two products of every query with every key, and five.
+        "FusedAttention" => 2.0 * *dims(b).get(1)?,
+        "FusedAttentionGrad" => 5.0 * *dims(b).get(1)?,
         "Gemm" if node.attrs.int("transA").unwrap_or(0) != 0 => *dims(a).first()?,
         "Gemm" => *dims(a).last()?,
         // Weights [outputs, inputs, kernel..].

@@ -45,7 +45,8 @@ pub struct Node {
 impl Node {
     /// Operator domain: [`DOMAIN`] for our own operators, otherwise empty.
     pub fn domain(&self) -> &'static str {
-        if self.op.starts_with("Frozen") { DOMAIN } else { "" }
+        let own = ["Frozen", "Fused"].iter().any(|p| self.op.starts_with(p));
+        if own { DOMAIN } else { "" }
     }
 
     /// Input `i`.

@@ -1,13 +1,17 @@
 //! The intermediate representation: an ONNX graph whose every value has a shape.
 //!
 //! A backbone is read into a [`Graph`], attachments and gradients are added to it, and an engine
-//! compiles it. Operators keep their ONNX names and meaning (opset 18 and later); two of ours stand
-//! for frozen weights that stay in the mapped file:
+//! compiles it. Operators keep their ONNX names and meaning (opset 18 and later). Those of ours stand
+//! for frozen weights that stay in the mapped file, and for several operators at once:
 //!
 //! | op (domain [`DOMAIN`]) | inputs | output |
 //! |---|---|---|
 //! | `FrozenLinear` | x `[.., K]`, weight `[K, N]` (i8 or f32), scale `[N]` (i8 only) | x W; with `backward=1`: x `[.., N]` to x W^T `[.., K]` |
 //! | `FrozenGather` | table `[V, D]` (i8 or f32), scale `[V]` (i8 only, else absent), ids | rows `[ids.., D]` |
+//! | `FusedAttention` | q `[B, L, heads, D]`, k and v `[B, S, heads, D]`, mask that broadcasts to `[B, heads, L, S]` (or absent) | softmax(q k^T `scale` + mask) v `[B, L, heads, D]` |
+//! | `FusedAttentionGrad` | q, k, v, dy `[B, L, heads, D]`, mask | dq, dk, dv |
+//! | `FusedGeluGrad` | x, dy | dx, with the attribute of `Gelu` |
+//! | `FusedLayerNormGrad` | x `[.., N]`, scale `[N]`, dy | dx, with the attributes of `LayerNormalization` |
 //!
 //! Dimensions are known at [`PROBES`] probe points at once ([`Dim`]): a dimension that is the same
 //! at all of them is constant, others vary with the batch or the sequence.
@@ -17,6 +21,7 @@ pub mod canonical;
 mod dequantize;
 mod error;
 pub mod frozen;
+pub mod fuse;
 mod infer;
 mod ir;
 pub mod onnx;
@@ -29,7 +34,7 @@ pub use error::GraphError;
 pub use infer::{Concrete, infer};
 pub use ir::{Graph, Index, Node, Value, ValueId};
 
-/// Operator domain of `FrozenLinear` and `FrozenGather`.
+/// Domain of our own operators.
 pub const DOMAIN: &str = "edge-tune";
 
 /// How many concrete sizes every dimension is known at.

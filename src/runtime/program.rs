@@ -5,7 +5,7 @@ use crate::Error;
 use crate::attach::{Attached, attach};
 use crate::backbone::Backbone;
 use crate::engine::{Engine, Program};
-use crate::graph::{Attrs, Dim, Graph, GraphError, ValueId};
+use crate::graph::{Attrs, Dim, Graph, GraphError, ValueId, fuse};
 use crate::methods::{Plan, TensorSpec};
 use crate::tensor::DType;
 
@@ -50,6 +50,7 @@ pub fn build(
         served.extend(r.expand(&mut graph, &values)?);
     }
     let attached = attach(&mut graph, backbone.manifest(), &plan.attachments, &served)?;
+    fuse::attention(&mut graph)?;
     Ok((graph, attached, served))
 }
 

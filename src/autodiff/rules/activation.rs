@@ -1,6 +1,6 @@
 //! Activation functions and softmax.
 
-use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::f32::consts::FRAC_2_SQRT_PI;
 
 use crate::autodiff::step::Step;
 use crate::graph::{GraphError, ValueId};
@@ -100,51 +100,9 @@ pub fn erf(s: &mut Step<'_>) -> Done {
 }
 
 pub fn gelu(s: &mut Step<'_>) -> Done {
-    let x = s.x(0)?;
-    let slope = match s.node.attrs.str("approximate").unwrap_or("none") {
-        "none" => gelu_slope(s, x)?,
-        "tanh" => gelu_tanh_slope(s, x)?,
-        other => return Err(s.node.unsupported(&format!("approximate={other}"))),
-    };
-    chain(s, slope)
-}
-
-/// Phi(x) + x phi(x), the normal distribution and its density.
-fn gelu_slope(s: &mut Step<'_>, x: ValueId) -> Result<ValueId, GraphError> {
-    let scaled = s.scale(x, FRAC_1_SQRT_2)?;
-    let erf = s.op("Erf", &[scaled])?;
-    let half_erf = s.scale(erf, 0.5)?;
-    let half = s.float(x, 0.5)?;
-    let cdf = s.add(half_erf, half)?;
-    let square = s.mul(x, x)?;
-    let power = s.scale(square, -0.5)?;
-    let bell = s.op("Exp", &[power])?;
-    // 1 / sqrt(2 pi)
-    let pdf = s.scale(bell, 0.5 * FRAC_1_SQRT_2 * FRAC_2_SQRT_PI)?;
-    let x_pdf = s.mul(x, pdf)?;
-    s.add(cdf, x_pdf)
-}
-
-/// The slope of x/2 (1 + tanh u) with u = c (x + a x^3).
-fn gelu_tanh_slope(s: &mut Step<'_>, x: ValueId) -> Result<ValueId, GraphError> {
-    const C: f32 = FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
-    const A: f32 = 0.044_715;
-    let one = s.float(x, 1.0)?;
-    let square = s.mul(x, x)?;
-    let cubic = s.scale(square, A)?;
-    let inner = s.add(cubic, one)?;
-    let inner = s.mul(x, inner)?;
-    let u = s.scale(inner, C)?;
-    let t = s.op("Tanh", &[u])?;
-    let rising = s.scale(square, 3.0 * A)?;
-    let rising = s.add(rising, one)?;
-    let du = s.scale(rising, C)?;
-    let bell = one_minus_square(s, t)?;
-    let bell = s.mul(bell, du)?;
-    let bell = s.mul(x, bell)?;
-    let sum = s.add(t, one)?;
-    let sum = s.add(sum, bell)?;
-    s.scale(sum, 0.5)
+    let dx = s.op_with("FusedGeluGrad", &[s.x(0)?, s.dy()?], s.node.attrs.clone())?;
+    s.give(0, dx);
+    Ok(())
 }
 
 fn one_minus_square(s: &mut Step<'_>, v: ValueId) -> Result<ValueId, GraphError> {

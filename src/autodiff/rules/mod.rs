@@ -4,6 +4,7 @@ mod activation;
 mod arithmetic;
 mod conv;
 mod frozen;
+mod fused;
 mod gather;
 mod matmul;
 mod norm;
@@ -61,6 +62,7 @@ pub(super) fn find(op: &str) -> Option<Rule> {
         "Einsum" => matmul::einsum,
         "FrozenLinear" => frozen::linear,
         "FrozenGather" => frozen::gather,
+        "FusedAttention" => fused::attention,
 
         "LayerNormalization" => norm::layer,
         "RMSNormalization" => norm::root_mean_square,

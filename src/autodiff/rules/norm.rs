@@ -2,6 +2,7 @@
 
 use crate::autodiff::step::Step;
 use crate::graph::{Dim, GraphError, ValueId};
+use crate::tensor::DType;
 
 type Done = Result<(), GraphError>;
 
@@ -23,7 +24,8 @@ fn standardise(
     s.mul(rest, inv)
 }
 
-/// Reads the Mean and InvStdDev outputs, which it adds to the node.
+/// One operator, unless the scale is trained as well: that reads the Mean and InvStdDev outputs, which
+/// are added to the node.
 pub fn layer(s: &mut Step<'_>) -> Done {
     let (x, dy) = (s.x(0)?, s.dy()?);
     s.give_summed(2, dy)?;
@@ -32,8 +34,13 @@ pub fn layer(s: &mut Step<'_>) -> Done {
     }
     let rank = s.graph.rank(x);
     let first = s.axis(s.node.attrs.int("axis").unwrap_or(-1), rank)?;
-    let axes: Vec<i64> = (first as i64..rank as i64).collect();
     let dtype = s.graph.value(x).dtype;
+    if !s.wants(1) && first + 1 == rank && s.graph.rank(s.x(1)?) == 1 && dtype == DType::F32 {
+        let dx = s.op_with("FusedLayerNormGrad", &[x, s.x(1)?, dy], s.node.attrs.clone())?;
+        s.give(0, dx);
+        return Ok(());
+    }
+    let axes: Vec<i64> = (first as i64..rank as i64).collect();
     let mut shape = s.graph.shape(x).to_vec();
     shape.iter_mut().skip(first).for_each(|d| *d = Dim::fixed(1));
     let mean = s.extra_output(1, dtype, shape.clone())?;

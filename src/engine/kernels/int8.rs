@@ -116,7 +116,7 @@ pub(super) fn multiply(
     (weights, scale): (&[i8], &[f32]),
     kernel: &Kernel,
     x: &[f32],
-    y: &Columns,
+    y: &Columns<'_>,
 ) -> TractResult<()> {
     let (from, to) = op.widths();
     let level = Level::detect();

@@ -1,5 +1,6 @@
 //! Products with frozen weights, read from the mapped file while they are multiplied.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use tract_linalg::mmm::{EagerPackedInput, MMMInputFormat, PackedExoticFact};
@@ -109,7 +110,7 @@ impl Linear {
 
     fn block(&self, x: &[f32], y: &mut [f32]) -> TractResult<()> {
         let (from, to) = self.widths();
-        let y = Columns { start: y.as_mut_ptr(), rows: x.len() / from, width: to };
+        let y = Columns::new(y, x.len() / from, to);
         if self.compute == Compute::Int8
             && let Weights::I8(weights, scale) = self.weights()?
             && let Some(kernel) = int8::Kernel::kept()
@@ -121,16 +122,22 @@ impl Linear {
 }
 
 /// The rows of y, of which each thread writes columns of its own.
-pub(super) struct Columns {
+pub(super) struct Columns<'a> {
     start: *mut f32,
     pub(super) rows: usize,
     pub(super) width: usize,
+    of: PhantomData<&'a mut [f32]>,
 }
 
 // SAFETY: elements are reached only through `row`, whose callers answer for that.
-unsafe impl Sync for Columns {}
+unsafe impl Sync for Columns<'_> {}
 
-impl Columns {
+impl<'a> Columns<'a> {
+    pub(super) fn new(y: &'a mut [f32], rows: usize, width: usize) -> Columns<'a> {
+        assert!(rows * width <= y.len());
+        Columns { start: y.as_mut_ptr(), rows, width, of: PhantomData }
+    }
+
     /// The columns `lanes` of a row.
     ///
     /// # Safety

@@ -4,13 +4,17 @@
 mod biases;
 mod bytes;
 mod float;
+mod fused;
 mod int8;
 mod level;
 mod linear;
+mod mmm;
 mod panels;
+mod special;
 mod stored;
 mod table;
 
 pub(super) use biases::{Bias, Biases};
+pub(super) use fused::{Fused, View};
 pub(super) use linear::Linear;
 pub(super) use table::Table;

@@ -8,11 +8,14 @@ use tract_onnx::tract_core::internal::{TractResult, ensure};
 
 use super::operators::Frozen;
 use crate::engine::Compute;
-use crate::engine::kernels::{Biases, Linear, Table};
+use crate::engine::kernels::{Biases, Fused, Linear, Table};
 use crate::graph::{Attrs, Dim, Graph, ValueId, onnx};
 
 /// Attribute of our operators: which product or table it is.
 pub(super) const INDEX: &str = "index";
+
+/// The one operator that all [`Fused`] are here.
+pub(super) const FUSED: &str = "Fused";
 
 /// A model, and what its operators of ours read.
 pub(super) struct Lowered {
@@ -26,7 +29,8 @@ pub(super) struct Lowered {
 pub(super) fn lower(graph: &Graph, executor: &Executor, compute: Compute) -> TractResult<Lowered> {
     check_order(graph)?;
     let biases = Biases::find(graph);
-    let mut frozen = Frozen { linears: vec![], tables: vec![], executor: executor.clone() };
+    let executor = executor.clone();
+    let mut frozen = Frozen { linears: vec![], tables: vec![], fused: vec![], executor };
     let mut rest = graph.clone();
     for (n, node) in graph.nodes.iter().enumerate() {
         let index = |len: usize| Attrs::none().with(INDEX, len as i64);
@@ -46,7 +50,13 @@ pub(super) fn lower(graph: &Graph, executor: &Executor, compute: Compute) -> Tra
                 to.attrs = index(frozen.tables.len());
                 frozen.tables.push(Table::of(graph, node)?);
             }
-            _ => {}
+            _ => {
+                if let Some(fused) = Fused::of(node)? {
+                    to.op = FUSED.into();
+                    to.attrs = index(frozen.fused.len());
+                    frozen.fused.push((fused, node.inputs.len()));
+                }
+            }
         }
     }
     // Names of nodes need not be unique here; those of values are.

@@ -13,11 +13,12 @@ use tract_onnx::tract_hir::tract_core::ops::cast::cast;
 use super::convert;
 use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
+use super::fused::FusedOp;
 use super::integers::CastToI64;
 use super::log_softmax::LogSoftmax;
 use crate::engine::Compute;
 use crate::engine::inputs::{Input, Size};
-use crate::engine::kernels::{Biases, Linear, Table};
+use crate::engine::kernels::{Biases, Fused, Linear, Table};
 use crate::graph::{Graph, Node, ValueId, dequantized_constant, onnx};
 use crate::tensor::{DType, Tensor as Ours};
 
@@ -123,7 +124,14 @@ impl<'a> Lowering<'a> {
             self.outlets.insert(v, outlet);
             return Ok(());
         }
+        let floats = self.graph.value(node.output()?).dtype == DType::F32;
+        let fused = match Fused::of(node)? {
+            None if floats => Fused::standard(node)?,
+            fused => fused,
+        };
+        let all = || node.inputs.iter().flatten().copied().collect();
         let (op, inputs) = match node.op.as_str() {
+            _ if let Some(fused) = fused => (expand(FusedOp(fused)), all()),
             "FrozenLinear" => (expand(self.linear(n, node)?), vec![node.input(0)?]),
             "FrozenGather" => (expand(self.gather(node)?), vec![node.input(2)?]),
             "Cast" if self.is_data_to_i64(node)? => (expand(CastToI64), vec![node.input(0)?]),
@@ -131,7 +139,7 @@ impl<'a> Lowering<'a> {
                 let axis = node.attrs.int("axis").unwrap_or(-1);
                 (expand(LogSoftmax { axis }), vec![node.input(0)?])
             }
-            _ => (self.standard(node)?, node.inputs.iter().flatten().copied().collect()),
+            _ => (self.standard(node)?, all()),
         };
         let inputs = inputs.into_iter().map(|v| self.outlet(v)).collect::<TractResult<Vec<_>>>()?;
         let mut outputs: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();

@@ -8,6 +8,7 @@
 mod convert;
 mod frozen_gather;
 mod frozen_linear;
+mod fused;
 mod integers;
 mod log_softmax;
 mod lower;

@@ -10,6 +10,7 @@ mod broadcast;
 mod call;
 mod constant;
 mod conv;
+mod fused;
 
 mod gather;
 mod layout;

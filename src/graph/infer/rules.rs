@@ -2,8 +2,8 @@
 
 use super::call::{Call, Facts};
 use super::{
-    binary, constant, conv, gather, layout, matmul, normalize, pieces, pool, quantize, reduce,
-    scatter, search, select, unary,
+    binary, constant, conv, fused, gather, layout, matmul, normalize, pieces, pool, quantize,
+    reduce, scatter, search, select, unary,
 };
 
 /// What an operator takes and how its outputs follow.
@@ -111,6 +111,10 @@ static RULES: &[Rule] = &[
     rule(&["Gemm"], 2, 3, matmul::gemm),
     rule(&["Einsum"], 1, MANY, matmul::einsum),
     rule(&["FrozenLinear"], 2, 3, matmul::frozen),
+    rule(&["FusedAttention"], 3, 4, fused::attention),
+    rule(&["FusedAttentionGrad"], 4, 5, fused::attention_grad),
+    rule(&["FusedGeluGrad"], 2, 2, fused::gelu_grad),
+    rule(&["FusedLayerNormGrad"], 3, 3, fused::layer_norm_grad),
     rule(
         &[
             "ReduceSum",
