@@ -9,6 +9,7 @@ mod eval;
 mod inspect;
 mod list;
 mod locate;
+mod memory;
 mod methods;
 mod output;
 mod plots;
@@ -61,6 +62,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    memory::keep_freed();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return output::wrong_use(&e),

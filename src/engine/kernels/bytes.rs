@@ -186,13 +186,13 @@ at_level! {
         sums: &[i32],
         step: f32,
         scale: &[f32],
-        bias: Option<&[f32]>,
+        bias: &[f32],
         y: &mut [f32],
     ) -> () {
         for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scale) {
             *y = *sum as f32 * (step * scale);
         }
-        for (y, b) in y.iter_mut().zip(bias.unwrap_or_default()) {
+        for (y, b) in y.iter_mut().zip(bias) {
             *y += b;
         }
     }
@@ -207,13 +207,13 @@ at_level! {
         sums: &[i32],
         rest: &[i32],
         step: f32,
-        bias: Option<&[f32]>,
+        bias: &[f32],
         y: &mut [f32],
     ) -> () {
         for ((y, sum), rest) in y.iter_mut().zip(sums).zip(rest) {
             *y = (*sum as f32 + *rest as f32 * FINER.recip()) * step;
         }
-        for (y, b) in y.iter_mut().zip(bias.unwrap_or_default()) {
+        for (y, b) in y.iter_mut().zip(bias) {
             *y += b;
         }
     }

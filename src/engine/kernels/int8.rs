@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use tract_linalg::MmmDispatch;
 use tract_linalg::mmm::{
@@ -27,9 +26,9 @@ use super::level::Level;
 use super::linear::{Columns, Linear, input};
 use super::panels::Direction;
 
-/// Sizes of a group: its panels, and its sums.
+/// Size of the panels of a group of weights, and rows of x that they are multiplied with at a time.
 const PANEL_BYTES: usize = 64 * 1024;
-const SUM_BYTES: usize = 96 * 1024;
+const ROWS: usize = 128;
 
 /// A register of AVX-512, and a row of an AMX tile.
 const ALIGNMENT: usize = 64;
@@ -99,14 +98,22 @@ impl Kernel {
     }
 }
 
+/// Some rows of x, rounded. Backward, each is followed by its rest.
+struct Block {
+    /// Of the input.
+    rows: Range<usize>,
+    panels: EagerPackedInput,
+    /// The size of a step of each row.
+    steps: Vec<f32>,
+}
+
 /// What all groups of one product share.
 struct Call<'a> {
     op: &'a Linear,
     kernel: &'a Kernel,
     weights: &'a [i8],
-    x: EagerPackedInput,
-    /// Rows in x: of the input, and backward their rests as well.
-    rows: usize,
+    scale: &'a [f32],
+    bias: &'a [f32],
     level: Level,
 }
 
@@ -119,78 +126,140 @@ pub(super) fn multiply(
     y: &Columns<'_>,
 ) -> TractResult<()> {
     let (from, to) = op.widths();
-    let level = Level::detect();
-    let scale_in = (op.direction == Direction::Backward).then_some(scale);
-    let (rows, x, steps) = rounded(kernel, x, from, scale_in, level)?;
-    let call = Call { op, kernel, weights, x, rows, level };
     let bias = match &op.bias {
-        Some(bias) => Some(bias.try_as_plain_ram()?.as_slice::<f32>()?),
-        None => None,
+        Some(bias) => bias.try_as_plain_ram()?.as_slice::<f32>()?,
+        None => &[],
     };
-    let r = kernel.weights.r;
-    let panels = PANEL_BYTES / kernel.weights.single_panel_len(from);
-    let sums = SUM_BYTES / (rows * r * size_of::<i32>());
-    let width = panels.min(sums).max(1) * r;
+    let call = Call { op, kernel, weights, scale, bias, level: Level::detect() };
+    let blocks = call.blocks(x)?;
+    let width = (PANEL_BYTES / kernel.weights.single_panel_len(from)).max(1) * kernel.weights.r;
     let mut groups: Vec<Range<usize>> =
         (0..to).step_by(width).map(|first| first..(first + width).min(to)).collect();
     par_chunks_mut(&mut groups, 1, from * to, |_, groups| {
         groups.iter().try_for_each(|lanes| {
-            let sums = sums_of(&call, lanes.clone())?;
-            let sums = sums.try_as_plain_ram()?.as_slice::<i32>()?;
-            let bias = bias.map(|b| &b[lanes.clone()]);
-            for (row, sums) in sums.chunks_exact(rows / y.rows * lanes.len()).enumerate() {
-                // SAFETY: groups have distinct lanes, and each is given to one thread.
-                let y = unsafe { y.row(row, lanes.clone()) };
-                if op.direction == Direction::Forward {
-                    scaled(level, sums, steps[row], &scale[lanes.clone()], bias, y);
-                } else {
-                    let (sums, rest) = sums.split_at(lanes.len());
-                    combined(level, sums, rest, steps[row], bias, y);
-                }
-            }
-            Ok(())
+            let weights = call.panels(lanes.clone());
+            blocks.iter().try_for_each(|block| {
+                let sums = call.sums(block, &weights)?;
+                let sums = sums.try_as_plain_ram()?.as_slice::<i32>()?;
+                call.write(sums, block, lanes.clone(), y);
+                Ok(())
+            })
         })
     })
 }
 
-/// The rows of `x` as panels of bytes, how many they are, and the size of a step of each row. With
-/// scales for the columns of `x`, a row is followed by its rest.
-fn rounded(
-    kernel: &Kernel,
-    x: &[f32],
-    from: usize,
-    scale: Option<&[f32]>,
-    level: Level,
-) -> TractResult<(usize, EagerPackedInput, Vec<f32>)> {
-    let Rows { format, r, layout } = &kernel.rows;
-    let (passes, r, layout) = (if scale.is_some() { 2 } else { 1 }, *r, *layout);
-    let rows = x.len() / from * passes;
-    let panel = kernel.rows.panel(from);
-    let mut packed = zeros(rows.div_ceil(r) * panel);
-    let steps: Vec<AtomicU32> = (0..x.len() / from).map(|_| AtomicU32::default()).collect();
-    par_chunks_mut(packed.as_bytes_mut(), panel, passes * x.len(), |first, panels: &mut [u8]| {
-        let mut buffer = vec![0.0; if passes == 2 { from } else { 0 }];
-        let rows = x.chunks_exact(from).zip(&steps).skip(first * r / passes);
-        for (i, (row, kept)) in rows.take(panels.len() / panel * r / passes).enumerate() {
-            let i = i * passes;
-            let (panel, lane) = (&mut panels[i / r * panel..][..panel], i % r);
-            let Some(scale) = scale else {
-                let step = step_of(level, row);
-                kept.store(step.to_bits(), Ordering::Relaxed);
-                round_into(level, row, step, panel, layout, r, lane);
-                continue;
-            };
-            buffer.iter_mut().zip(row).zip(scale).for_each(|((b, v), s)| *b = v * s);
-            let step = step_of(level, &buffer);
-            kept.store(step.to_bits(), Ordering::Relaxed);
-            round_into(level, &buffer, step, panel, layout, r, lane);
-            leave_rest(level, &mut buffer, step);
-            round_into(level, &buffer, step / FINER, panel, layout, r, lane + 1);
+impl Call<'_> {
+    /// The rows of `x` as panels of bytes.
+    fn blocks(&self, x: &[f32]) -> TractResult<Vec<Block>> {
+        let (from, _) = self.op.widths();
+        let rows = x.len() / from;
+        let mut blocks: Vec<Option<Block>> = vec![];
+        blocks.resize_with(rows.div_ceil(ROWS), || None);
+        par_chunks_mut(&mut blocks, 1, x.len(), |first, blocks| {
+            for (i, block) in blocks.iter_mut().enumerate() {
+                let first = (first + i) * ROWS;
+                let rows = first..(first + ROWS).min(rows);
+                *block = Some(self.block(&x[rows.start * from..rows.end * from], rows));
+            }
+            Ok(())
+        })?;
+        Ok(blocks.into_iter().flatten().collect())
+    }
+
+    fn block(&self, x: &[f32], rows: Range<usize>) -> Block {
+        let Rows { format, r, layout } = &self.kernel.rows;
+        let (from, _) = self.op.widths();
+        let panel = self.kernel.rows.panel(from);
+        let backward = self.op.direction == Direction::Backward;
+        let all = if backward { 2 * rows.len() } else { rows.len() };
+        let mut packed = zeros(all.div_ceil(*r) * panel);
+        let mut put = |row: &[f32], step: f32, i: usize| {
+            let panel = &mut packed.as_bytes_mut()[i / r * panel..][..panel];
+            round_into(self.level, row, step, panel, *layout, *r, i % r);
+        };
+        let mut buffer = vec![0.0; if backward { from } else { 0 }];
+        let step = |(i, row): (usize, &[f32])| {
+            if !backward {
+                let step = step_of(self.level, row);
+                put(row, step, i);
+                return step;
+            }
+            buffer.iter_mut().zip(row).zip(self.scale).for_each(|((b, v), s)| *b = v * s);
+            let step = step_of(self.level, &buffer);
+            put(&buffer, step, 2 * i);
+            leave_rest(self.level, &mut buffer, step);
+            put(&buffer, step / FINER, 2 * i + 1);
+            step
+        };
+        let steps = x.chunks_exact(from).enumerate().map(step).collect();
+        let panels = input(format.clone(), Arc::new(packed), panel, [all, from]);
+        Block { rows, panels, steps }
+    }
+
+    /// The weights of the output channels `lanes`.
+    fn panels(&self, lanes: Range<usize>) -> EagerPackedInput {
+        let n = self.op.weight.shape().last().copied().unwrap_or(0);
+        let (from, _) = self.op.widths();
+        let format = &self.kernel.weights;
+        let panel = format.single_panel_len(from);
+        let mut packed = zeros(lanes.len().div_ceil(format.r) * panel);
+        let interleave = match self.op.direction {
+            Direction::Forward => interleave_columns,
+            Direction::Backward => interleave_rows,
+        };
+        let panels = packed.as_bytes_mut();
+        interleave(self.level, self.weights, n, lanes.clone(), format.r, panels);
+        input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), from])
+    }
+
+    /// Sums `[rows, lanes]` of a block.
+    fn sums(&self, block: &Block, weights: &EagerPackedInput) -> TractResult<Tensor> {
+        let mmm = &self.kernel.mmm;
+        let shape = [block.panels.mn, weights.mn];
+        // SAFETY: the kernel writes every element.
+        let sums = unsafe { Tensor::uninitialized::<i32>(&shape)? };
+        // SAFETY: the view is all of `sums`, which nobody else has.
+        unsafe {
+            let view = TensorView::from_bytes(&sums, 0, &shape, sums.strides());
+            let steps = [
+                FusedSpec::AddMatMul {
+                    a: AsInputValue::Borrowed(&block.panels),
+                    b: AsInputValue::Borrowed(weights),
+                    packing: self.kernel.packing,
+                },
+                FusedSpec::Store(mmm.c_view(Some(0), Some(1)).wrap(&view)),
+            ];
+            // Parallel over groups already.
+            multithread_tract_scope(Executor::SingleThread, || {
+                mmm.run(shape[0], shape[1], &steps)
+            })?;
         }
-        Ok(())
-    })?;
-    let steps = steps.into_iter().map(|s| f32::from_bits(s.into_inner())).collect();
-    Ok((rows, input(format.clone(), Arc::new(packed), panel, [rows, from]), steps))
+        Ok(sums)
+    }
+
+    /// Writes the columns `lanes` of the rows of a block. No two threads may be given the same.
+    fn write(&self, sums: &[i32], block: &Block, lanes: Range<usize>, y: &Columns<'_>) {
+        let bias = if self.bias.is_empty() { &[] } else { &self.bias[lanes.clone()] };
+        let rows = block.rows.clone().zip(&block.steps);
+        match self.op.direction {
+            Direction::Forward => {
+                let scale = &self.scale[lanes.clone()];
+                for ((row, step), sums) in rows.zip(sums.chunks_exact(lanes.len())) {
+                    // SAFETY: the lanes are those of this call alone.
+                    let y = unsafe { y.row(row, lanes.clone()) };
+                    scaled(self.level, sums, *step, scale, bias, y);
+                }
+            }
+            Direction::Backward => {
+                for ((row, step), sums) in rows.zip(sums.chunks_exact(2 * lanes.len())) {
+                    let (sums, rest) = sums.split_at(lanes.len());
+                    // SAFETY: as above.
+                    let y = unsafe { y.row(row, lanes.clone()) };
+                    combined(self.level, sums, rest, *step, bias, y);
+                }
+            }
+        }
+    }
 }
 
 /// Zeroed panels.
@@ -199,43 +268,4 @@ fn zeros(bytes: usize) -> Blob {
     let mut blob = unsafe { Blob::new_for_size_and_align(bytes, ALIGNMENT) };
     blob.as_bytes_mut().fill(0);
     blob
-}
-
-/// Sums `[rows, lanes]` of the output channels `lanes`.
-fn sums_of(call: &Call<'_>, lanes: Range<usize>) -> TractResult<Tensor> {
-    let Call { op, kernel, x, rows, weights, level } = call;
-    let (from, to) = op.widths();
-    let format = &kernel.weights;
-    let panel = format.single_panel_len(from);
-    let mut packed = zeros(lanes.len().div_ceil(format.r) * panel);
-    let panels = packed.as_bytes_mut();
-    match op.direction {
-        Direction::Forward => {
-            interleave_columns(*level, weights, to, lanes.clone(), format.r, panels);
-        }
-        Direction::Backward => {
-            interleave_rows(*level, weights, from, lanes.clone(), format.r, panels);
-        }
-    }
-    let weights = input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), from]);
-    let shape = [*rows, lanes.len()];
-    // SAFETY: the kernel writes every element.
-    let sums = unsafe { Tensor::uninitialized::<i32>(&shape)? };
-    // SAFETY: the view is all of `sums`, which nobody else has.
-    unsafe {
-        let view = TensorView::from_bytes(&sums, 0, &shape, sums.strides());
-        let steps = [
-            FusedSpec::AddMatMul {
-                a: AsInputValue::Borrowed(x),
-                b: AsInputValue::Borrowed(&weights),
-                packing: kernel.packing,
-            },
-            FusedSpec::Store(kernel.mmm.c_view(Some(0), Some(1)).wrap(&view)),
-        ];
-        // Parallel over groups already.
-        multithread_tract_scope(Executor::SingleThread, || {
-            kernel.mmm.run(*rows, lanes.len(), &steps)
-        })?;
-    }
-    Ok(sums)
 }
