@@ -5,32 +5,38 @@
 //! that each thread keeps, and each group once for all rows of x.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 
-use tract_linalg::BinOp;
-use tract_linalg::mmm::{AsInputValue, EagerPackedInput, FusedSpec};
+use tract_linalg::mmm::{AsInputValue, EagerPackedInput, FusedSpec, MatMatMul, Query};
 use tract_linalg::multithread::{Executor, multithread_tract_scope, par_chunks_mut};
+use tract_linalg::pack::PackedFormat;
+use tract_linalg::{BinOp, MmmDispatch};
 use tract_onnx::tract_hir::internal::*;
 
 use super::level::Level;
 use super::linear::{Columns, Linear, input};
-use super::mmm::Kernel;
 use super::panels;
 
 /// Size of a group of panels: what a second-level cache holds beside the rows of x.
 const GROUP_BYTES: usize = 80 * 1024;
 
+/// Choices of kernels that a thread keeps.
+const KEPT_KERNELS: usize = 256;
+
 thread_local! {
     static GROUP: RefCell<Arc<Blob>> = RefCell::default();
+    static KERNELS: RefCell<HashMap<[usize; 3], Rc<Kernel>>> = RefCell::default();
 }
 
 /// Multiplies the rows of `x` into those of `y`.
 pub(super) fn multiply(op: &Linear, x: &[f32], y: &Columns<'_>) -> TractResult<()> {
     let (from, to) = op.widths();
     let kernel = Kernel::kept(to, from, y.rows)?;
-    let x = packed(&kernel, x, from)?;
+    let x = kernel.rows(x, from)?;
     let call = Call { op, kernel: &kernel, x: &x, y, level: Level::detect() };
-    let lanes = group_lanes(&kernel, from).min(to);
+    let lanes = kernel.group_lanes(from).min(to);
     let mut groups: Vec<Range<usize>> =
         (0..to).step_by(lanes).map(|first| first..(first + lanes).min(to)).collect();
     par_chunks_mut(&mut groups, 1, from * to, |_, groups| {
@@ -38,39 +44,82 @@ pub(super) fn multiply(op: &Linear, x: &[f32], y: &Columns<'_>) -> TractResult<(
     })
 }
 
-/// Bytes of one packed panel of weights.
-fn panel_bytes(kernel: &Kernel, from: usize) -> usize {
-    kernel.left.single_panel_len(from) * size_of::<f32>()
+/// One of tract's matmul kernels.
+struct Kernel {
+    mmm: Box<dyn MatMatMul>,
+    packing: usize,
+    panel: PackedFormat,
 }
 
-/// Output channels of one group.
-fn group_lanes(kernel: &Kernel, from: usize) -> usize {
-    (GROUP_BYTES / panel_bytes(kernel, from)).max(1) * kernel.left.r
-}
+impl Kernel {
+    /// The choice for a product of this size. Choosing anew takes 25 us, as long as a small product.
+    fn kept(to: usize, from: usize, rows: usize) -> TractResult<Rc<Kernel>> {
+        KERNELS.with_borrow_mut(|kernels| {
+            let size = [to, from, rows];
+            if let Some(kernel) = kernels.get(&size) {
+                return Ok(kernel.clone());
+            }
+            if kernels.len() >= KEPT_KERNELS {
+                kernels.clear();
+            }
+            let kernel = Rc::new(Kernel::pick(to, from, rows)?);
+            kernels.insert(size, kernel.clone());
+            Ok(kernel)
+        })
+    }
 
-/// The rows of x, `[rows, from]`, in panels.
-fn packed(kernel: &Kernel, x: &[f32], from: usize) -> TractResult<EagerPackedInput> {
-    let format = &kernel.right;
-    let rows = x.len() / from;
-    let panel = format.single_panel_len(from);
-    let panel_bytes = panel * size_of::<f32>();
-    let bytes = rows.div_ceil(format.r) * panel_bytes;
-    // SAFETY: all bytes are written below.
-    let mut packed = unsafe { Blob::new_for_size_and_align(bytes, format.alignment()) };
-    // Lanes without a row, and what `single_panel_len` adds behind the last step.
-    packed.as_bytes_mut()[rows / format.r * panel_bytes..].fill(0);
-    let buffer = bytemuck::try_cast_slice_mut(packed.as_bytes_mut())
-        .map_err(|e| format_err!("the panels of x: {e}"))?;
-    par_chunks_mut(buffer, panel, x.len(), |first, panels: &mut [f32]| {
-        let (from_row, count) = (first * format.r, panels.len() / panel * format.r);
-        let (stride, range) = (from as isize, from_row..from_row + count);
-        // SAFETY: the panels have room for these rows, and only those that exist are read.
-        unsafe {
-            format.pack_t(panels.as_mut_ptr(), x.as_ptr(), rows, 1, stride, 0..from, range);
+    fn pick(to: usize, from: usize, rows: usize) -> TractResult<Kernel> {
+        let query = Query {
+            allow_extractor: false,
+            ..Query::plain(f32::datum_type(), Some(to), Some(from), Some(rows))
+        };
+        let dispatch = MmmDispatch::native();
+        // Every kernel in use takes plain f32 panels; the list is for one that would not.
+        let chosen = dispatch.pick(&query).into_iter().chain(dispatch.suitable(&query));
+        for (mmm, packing, _) in chosen {
+            let panel = mmm.packings()[packing].0.downcast_ref::<PackedFormat>().cloned();
+            if let Some(panel) = panel.filter(|p| p.dt == f32::datum_type()) {
+                return Ok(Kernel { mmm, packing, panel });
+            }
         }
-        Ok(())
-    })?;
-    Ok(input(Box::new(format.clone()), Arc::new(packed), panel_bytes, [rows, from]))
+        bail!("no matmul kernel for f32 panels")
+    }
+
+    /// Bytes of one packed panel.
+    fn panel_bytes(&self, from: usize) -> usize {
+        self.panel.single_panel_len(from) * size_of::<f32>()
+    }
+
+    /// The rows of x, `[rows, from]`, in panels.
+    fn rows(&self, x: &[f32], from: usize) -> TractResult<EagerPackedInput> {
+        let packing = &self.mmm.packings()[self.packing].1;
+        let format = packing.downcast_ref::<PackedFormat>().context("x is not packed plainly")?;
+        let rows = x.len() / from;
+        let panel = format.single_panel_len(from);
+        let panel_bytes = panel * size_of::<f32>();
+        let bytes = rows.div_ceil(format.r) * panel_bytes;
+        // SAFETY: all bytes are written below.
+        let mut packed = unsafe { Blob::new_for_size_and_align(bytes, format.alignment()) };
+        // Lanes without a row, and what `single_panel_len` adds behind the last step.
+        packed.as_bytes_mut()[rows / format.r * panel_bytes..].fill(0);
+        let buffer = bytemuck::try_cast_slice_mut(packed.as_bytes_mut())
+            .map_err(|e| format_err!("the panels of x: {e}"))?;
+        par_chunks_mut(buffer, panel, x.len(), |first, panels: &mut [f32]| {
+            let (from_row, count) = (first * format.r, panels.len() / panel * format.r);
+            let (stride, range) = (from as isize, from_row..from_row + count);
+            // SAFETY: the panels have room for these rows, and only those that exist are read.
+            unsafe {
+                format.pack_t(panels.as_mut_ptr(), x.as_ptr(), rows, 1, stride, 0..from, range);
+            }
+            Ok(())
+        })?;
+        Ok(input(Box::new(format.clone()), Arc::new(packed), panel_bytes, [rows, from]))
+    }
+
+    /// Output channels of one group.
+    fn group_lanes(&self, from: usize) -> usize {
+        (GROUP_BYTES / self.panel_bytes(from)).max(1) * self.panel.r
+    }
 }
 
 /// What all groups of one product share.
@@ -121,10 +170,10 @@ impl Call<'_> {
 
     /// Packs the weights of the output channels `lanes` into this thread's buffer.
     fn pack(&self, lanes: Range<usize>) -> TractResult<EagerPackedInput> {
-        let format = &self.kernel.left;
+        let format = &self.kernel.panel;
         let (from, _) = self.op.widths();
         let n = self.op.weight.shape()[1];
-        let panel_bytes = panel_bytes(self.kernel, from);
+        let panel_bytes = self.kernel.panel_bytes(from);
         let bytes = lanes.len().div_ceil(format.r) * panel_bytes;
         let weights = self.op.weights()?;
         let packed = GROUP.with_borrow_mut(|group| -> TractResult<Arc<Blob>> {

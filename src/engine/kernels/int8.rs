@@ -30,6 +30,9 @@ use super::panels::Direction;
 const PANEL_BYTES: usize = 64 * 1024;
 const ROWS: usize = 128;
 
+/// How far a kernel reads weights beyond the last step: AMX takes 64 steps at once.
+const BEYOND: usize = 64;
+
 /// A register of AVX-512, and a row of an AMX tile.
 const ALIGNMENT: usize = 64;
 
@@ -202,12 +205,13 @@ impl Call<'_> {
         let (from, _) = self.op.widths();
         let format = &self.kernel.weights;
         let panel = format.single_panel_len(from);
-        let mut packed = zeros(lanes.len().div_ceil(format.r) * panel);
+        let bytes = lanes.len().div_ceil(format.r) * panel;
+        let mut packed = zeros(bytes + BEYOND * format.r);
         let interleave = match self.op.direction {
             Direction::Forward => interleave_columns,
             Direction::Backward => interleave_rows,
         };
-        let panels = packed.as_bytes_mut();
+        let panels = &mut packed.as_bytes_mut()[..bytes];
         interleave(self.level, self.weights, n, lanes.clone(), format.r, panels);
         input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), from])
     }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use tract_linalg::mmm::{EagerPackedInput, MMMInputFormat, PackedExoticFact};
 use tract_onnx::tract_hir::internal::*;
 
+use super::matrix::Target;
 use super::panels::{Direction, Weights};
 use super::stored::Stored;
 use super::{Bias, float, int8};
@@ -136,6 +137,20 @@ impl<'a> Columns<'a> {
     pub(super) fn new(y: &'a mut [f32], rows: usize, width: usize) -> Columns<'a> {
         assert!(rows * width <= y.len());
         Columns { start: y.as_mut_ptr(), rows, width, of: PhantomData }
+    }
+
+    /// The columns `lanes` of some rows.
+    ///
+    /// # Safety
+    /// Nobody else may use these elements while the target lives.
+    pub(super) unsafe fn target(&self, rows: Range<usize>, lanes: Range<usize>) -> Target<'_> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        assert!(lanes.start <= lanes.end && lanes.end <= self.width);
+        // SAFETY: these elements exist, and they are the caller's alone.
+        unsafe {
+            let start = self.start.add(rows.start * self.width + lanes.start);
+            Target::new(start, [rows.len(), lanes.len()], self.width)
+        }
     }
 
     /// The columns `lanes` of a row.

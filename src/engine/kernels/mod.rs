@@ -8,7 +8,7 @@ mod fused;
 mod int8;
 mod level;
 mod linear;
-mod mmm;
+mod matrix;
 mod panels;
 mod special;
 mod stored;

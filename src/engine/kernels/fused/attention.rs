@@ -13,7 +13,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::View;
 use crate::engine::kernels::level::{Level, at_level};
 use crate::engine::kernels::linear::Columns;
-use crate::engine::kernels::mmm::{Operand, Packing};
+use crate::engine::kernels::matrix::{Matrix, Target, product};
 use crate::engine::kernels::special::exp;
 use crate::graph::Attrs;
 
@@ -61,13 +61,11 @@ impl Attention {
         let call = self.call(qkv, mask)?;
         let keys = 0..call.sizes.keys;
         let y = call.sizes.rows(y, call.sizes.queries);
-        call.each_head(|packing, head| {
+        call.each_head(|work, head| {
             for queries in call.blocks() {
-                let p = call.probabilities(packing, head, queries.clone())?;
-                let out = packing.product(head.of(call.v, keys.clone()).turned(), rows(&p)?)?;
-                head.write(&y, queries, &out, false)?;
+                let p = call.probabilities(&mut work.p, head, queries.clone());
+                product(p, head.of(call.v, keys.clone()), false, &mut head.to(&y, queries));
             }
-            Ok(())
         })
     }
 
@@ -83,24 +81,23 @@ impl Attention {
         let (sizes, keys) = (call.sizes, 0..call.sizes.keys);
         let [dq, dk, dv] = [(dq, sizes.queries), (dk, sizes.keys), (dv, sizes.keys)]
             .map(|(d, length)| sizes.rows(d, length));
-        call.each_head(|packing, head| {
+        call.each_head(|work, head| {
             let (k, v) = (head.of(call.k, keys.clone()), head.of(call.v, keys.clone()));
+            let (mut dk, mut dv) = (head.to(&dk, keys.clone()), head.to(&dv, keys.clone()));
             for queries in call.blocks() {
                 let (q, dy) = (head.of(call.q, queries.clone()), head.of(dy.data, queries.clone()));
-                let p = call.probabilities(packing, head, queries.clone())?;
-                let dv_part = packing.product(dy.turned(), rows(&p)?.turned())?;
-                let mut ds = packing.product(v, dy)?;
-                let mut plain = ds.try_as_plain_ram_mut()?;
-                let (p, ds_rows) = (rows(&p)?.data, plain.as_slice_mut()?);
-                through_softmax(call.level, p, sizes.keys, self.scale, ds_rows);
-                let ds = rows(&ds)?;
-                let dk_part = packing.product(q.turned(), ds.turned())?;
                 let further = queries.start > 0;
-                head.write(&dv, keys.clone(), &dv_part, further)?;
-                head.write(&dk, keys.clone(), &dk_part, further)?;
-                head.write(&dq, queries, &packing.product(k.turned(), ds)?, false)?;
+                let p = call.probabilities(&mut work.p, head, queries.clone());
+                product(p.turned(), dy, further, &mut dv);
+                let size = p.data.len();
+                work.ds.resize(size.max(work.ds.len()), 0.0);
+                let ds = &mut work.ds[..size];
+                product(dy, v.turned(), false, &mut Target::rows(ds, sizes.keys));
+                through_softmax(call.level, p.data, sizes.keys, self.scale, ds);
+                let ds = Matrix::rows(ds, sizes.keys);
+                product(ds.turned(), q, further, &mut dk);
+                product(ds, k, false, &mut head.to(&dq, queries));
             }
-            Ok(())
         })
     }
 
@@ -165,52 +162,43 @@ struct Head {
 
 impl Head {
     /// Its rows of `data`, `[B, L, heads, D]`.
-    fn of<'a>(&self, data: &'a [f32], rows: Range<usize>) -> Operand<'a> {
+    fn of<'a>(&self, data: &'a [f32], rows: Range<usize>) -> Matrix<'a> {
         let Sizes { batch, heads, width, .. } = self.sizes;
         let stride = heads * width;
         let length = data.len() / (batch * stride);
         let first = (self.example * length + rows.start) * stride + self.head * width;
-        Operand { data: &data[first..], shape: [rows.len(), width], strides: [stride, 1] }
+        Matrix { data: &data[first..], shape: [rows.len(), width], strides: [stride, 1] }
     }
 
-    /// Writes, or adds, its rows to those of `to`.
-    fn write(
-        &self,
-        to: &Columns<'_>,
-        rows: Range<usize>,
-        part: &Tensor,
-        add: bool,
-    ) -> TractResult<()> {
+    /// The same of an output.
+    fn to<'a>(&self, data: &'a Columns<'_>, rows: Range<usize>) -> Target<'a> {
         let Sizes { batch, width, .. } = self.sizes;
-        let first = self.example * (to.rows / batch) + rows.start;
-        let lanes = self.head * width..(self.head + 1) * width;
-        let part = part.try_as_plain_ram()?.as_slice::<f32>()?;
-        for (i, part) in part.chunks_exact(width).enumerate() {
-            // SAFETY: each head is given to one thread, and it reaches its own lanes only.
-            let to = unsafe { to.row(first + i, lanes.clone()) };
-            match add {
-                true => to.iter_mut().zip(part).for_each(|(to, part)| *to += part),
-                false => to.copy_from_slice(part),
-            }
-        }
-        Ok(())
+        let first = self.example * (data.rows / batch);
+        let rows = first + rows.start..first + rows.end;
+        // SAFETY: each head is given to one thread, and uses one target of an output at a time.
+        unsafe { data.target(rows, self.head * width..(self.head + 1) * width) }
     }
+}
+
+/// Scores of one block of queries, kept by a thread from head to head.
+#[derive(Default)]
+struct Work {
+    p: Vec<f32>,
+    ds: Vec<f32>,
 }
 
 impl Call<'_> {
     /// Calls `f` with every head.
-    fn each_head(
-        &self,
-        f: impl Fn(&mut Packing, Head) -> TractResult<()> + Sync + Send,
-    ) -> TractResult<()> {
+    fn each_head(&self, f: impl Fn(&mut Work, Head) + Sync + Send) -> TractResult<()> {
         let Sizes { batch, heads, queries, keys, width } = self.sizes;
         let mut all: Vec<Head> = (0..batch * heads)
             .map(|i| Head { sizes: self.sizes, example: i / heads, head: i % heads })
             .collect();
         let work = all.len() * queries * keys * width.max(8) / 8;
         par_chunks_mut(&mut all, 1, work, |_, heads| {
-            let mut packing = Packing::default();
-            heads.iter().try_for_each(|head| f(&mut packing, *head))
+            let mut work = Work::default();
+            heads.iter().for_each(|head| f(&mut work, *head));
+            Ok(())
         })
     }
 
@@ -222,33 +210,27 @@ impl Call<'_> {
     }
 
     /// Of the `queries` of a head: `[queries, keys]`.
-    fn probabilities(
+    fn probabilities<'a>(
         &self,
-        packing: &mut Packing,
+        buffer: &'a mut Vec<f32>,
         head: Head,
         queries: Range<usize>,
-    ) -> TractResult<Tensor> {
+    ) -> Matrix<'a> {
         let keys = self.sizes.keys;
-        let mut scores =
-            packing.product(head.of(self.k, 0..keys), head.of(self.q, queries.clone()))?;
-        let mut plain = scores.try_as_plain_ram_mut()?;
-        let rows: &mut [f32] = plain.as_slice_mut()?;
-        for (query, row) in queries.zip(rows.chunks_exact_mut(keys)) {
+        let size = queries.len() * keys;
+        buffer.resize(size.max(buffer.len()), 0.0);
+        let scores = &mut buffer[..size];
+        let (q, k) = (head.of(self.q, queries.clone()), head.of(self.k, 0..keys));
+        product(q, k.turned(), false, &mut Target::rows(scores, keys));
+        for (query, row) in queries.zip(scores.chunks_exact_mut(keys)) {
             let mask = self.mask.map_or(&[][..], |(mask, [b, h, q, k])| {
                 let first = head.example * b + head.head * h + query * q;
                 &mask[first..][..if k == 0 { 1 } else { keys }]
             });
             softmax(self.level, row, self.op.scale, mask);
         }
-        Ok(scores)
+        Matrix::rows(scores, keys)
     }
-}
-
-/// A row-major matrix as an operand.
-fn rows(matrix: &Tensor) -> TractResult<Operand<'_>> {
-    let &[n, width] = matrix.shape() else { bail!("no matrix") };
-    let data = matrix.try_as_plain_ram()?.as_slice()?;
-    Ok(Operand { data, shape: [n, width], strides: [width, 1] })
 }
 
 /// Values kept side by side: a register of AVX-512.
