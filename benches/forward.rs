@@ -1,6 +1,6 @@
 //! How long a prediction takes on each engine, computed in f32 and in int8: a linear delta on the
-//! bundled backbone. Run with `cargo bench --bench forward`, for both engines with `--features ort`
-//! and `ORT_DYLIB_PATH` set.
+//! bundled backbone, or on the one in `EDGE_TUNE_BACKBONE`. Run with `cargo bench --bench forward`,
+//! for both engines with `--features ort` and `ORT_DYLIB_PATH` set.
 //!
 //! Prints a JSON line per case. All cases of as many threads are timed in turns in one process.
 
@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use edge_tune::data::Encoded;
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::engine::{Compute, Engine};
-use edge_tune::runtime::Sample;
+use edge_tune::runtime::{Model, Sample};
+use edge_tune::tensor::Tensor;
 
 fn engines(threads: usize, compute: Compute) -> Vec<Arc<dyn Engine>> {
     let tract = TractEngine::with_threads(threads).with_compute(compute);
@@ -26,6 +27,24 @@ fn engines(threads: usize, compute: Compute) -> Vec<Arc<dyn Engine>> {
     all
 }
 
+/// A text of `tokens` tokens, or an input of the size that the backbone takes.
+fn sample(model: &Model, tokens: usize) -> Sample {
+    let graph = model.backbone().graph();
+    let input = graph.find(&model.backbone().sites().input).expect("an input");
+    let fixed: Option<Vec<usize>> = graph.shape(input)[1..].iter().map(|d| d.constant()).collect();
+    match fixed {
+        Some(shape) if !shape.is_empty() => {
+            let values: Vec<f32> =
+                (0..shape.iter().product()).map(|i: usize| (i * 37 % 255) as f32 / 255.0).collect();
+            Sample::Dense(Tensor::new(&shape, &values).expect("its size"))
+        }
+        _ => {
+            let ids: Vec<i64> = (0..tokens as i64).map(|i| 1000 + (i * 37) % 9000).collect();
+            Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids })
+        }
+    }
+}
+
 fn main() {
     // `cargo bench --bench forward -- 128` measures texts of 128 tokens alone.
     let mut lengths: Vec<usize> = std::env::args().filter_map(|a| a.parse().ok()).collect();
@@ -37,21 +56,20 @@ fn main() {
             .into_iter()
             .flat_map(|compute| engines(threads, compute).into_iter().map(move |e| (compute, e)))
             .map(|(compute, engine)| {
-                let model = common::model_on(engine);
+                let model = common::chosen(engine);
                 let delta = common::delta(&model, "linear", &[], 1);
                 let task = model.load(&delta).expect("it fits");
                 (compute, model, task)
             })
             .collect();
         for &tokens in &lengths {
-            let ids: Vec<i64> = (0..tokens as i64).map(|i| 1000 + (i * 37) % 9000).collect();
-            let text = Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids });
+            let sample = sample(&cases[0].1, tokens);
             let mut times: Vec<Vec<Duration>> = vec![Vec::new(); cases.len()];
             let start = Instant::now();
             while start.elapsed() < Duration::from_secs(4) || times[0].len() < 25 {
                 for ((_, model, task), times) in cases.iter().zip(&mut times) {
                     let t = Instant::now();
-                    model.logits(task, &[&text]).expect("predicts");
+                    model.logits(task, &[&sample]).expect("predicts");
                     times.push(t.elapsed());
                 }
             }

@@ -18,6 +18,15 @@ pub fn model(threads: usize) -> Model {
     model_on(Arc::new(TractEngine::with_threads(threads)))
 }
 
+/// The backbone in `EDGE_TUNE_BACKBONE`, or the bundled one.
+#[allow(dead_code)]
+pub fn chosen(engine: Arc<dyn Engine>) -> Model {
+    match std::env::var_os("EDGE_TUNE_BACKBONE") {
+        Some(dir) => Model::open(Path::new(&dir), engine).expect("a backbone"),
+        None => model_on(engine),
+    }
+}
+
 /// The bundled backbone on an engine.
 pub fn model_on(engine: Arc<dyn Engine>) -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/minilm-l6");

@@ -1,13 +1,18 @@
-"""Speed and memory of edge-tune beside onnxruntime and torch with PEFT, on MiniLM, in one run.
+"""Speed and memory of edge-tune beside onnxruntime and torch with PEFT, in one run.
 
     cargo build --release --features ort
     cargo bench --bench forward --features ort --no-run
     python tools/export_backbone.py minilm minilm/
     python -m tools.bench.beside --export minilm/model.onnx
 
-Needs ORT_DYLIB_PATH, or the installed onnxruntime package. Forward passes are one text of 128 tokens;
-steps are 8 texts of 128 tokens, forward, backward and AdamW. The sides take turns, and the medians go
-into docs/performance.md between its markers.
+    python tools/export_backbone.py vit-b16 vit-b16/
+    edge-tune prepare vit-b16/model.onnx --out vit-b16/prepared
+    python -m tools.bench.beside --export vit-b16/model.onnx --backbone vit-b16/prepared
+
+Needs ORT_DYLIB_PATH, or the installed onnxruntime package. On text (the bundled MiniLM) forward passes
+are one text of 128 tokens, and steps 8 of them, forward, backward and AdamW; on ViT-B/16 one picture,
+and steps of 4. The sides take turns, and the medians go into docs/performance.md between the markers of
+the backbone.
 """
 
 import argparse
@@ -28,6 +33,8 @@ PAGE = ROOT / "docs/performance.md"
 TOKENS, ROWS, STEPS = 128, 8, 8
 METHODS = {"lora": ["rank=8", "alpha=16", "targets=query,value"], "prefix-tuning": ["rows=20"],
            "prompt-tuning": ["rows=20"]}
+PICTURES, PIXELS = 4, 224
+PICTURE_METHODS = {"vpt-deep": ["rows=10"]}
 WORDS = "the light kitchen music play weather alarm on off".split()
 
 
@@ -50,7 +57,8 @@ def bare(export, quantized, threads):
         sessions.append(onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"]))
     ids = np.array([[1000 + (i * 37) % 9000 for i in range(TOKENS)]], dtype=np.int64)
     values = {"input_ids": ids, "attention_mask": np.ones_like(ids),
-              "token_type_ids": np.zeros_like(ids)}
+              "token_type_ids": np.zeros_like(ids),
+              "pixel_values": np.full((1, 3, PIXELS, PIXELS), 0.5, dtype=np.float32)}
     times = [[], []]
     end = time.perf_counter() + 4
     while time.perf_counter() < end:
@@ -62,10 +70,10 @@ def bare(export, quantized, threads):
     return [1e3 * statistics.median(t) for t in times]
 
 
-def forward(program, export, quantized, rounds):
+def forward(program, export, quantized, backbone, rounds):
     """(side, kind, threads) to the milliseconds of every round."""
     found = {}
-    environment = dict(os.environ, ORT_DYLIB_PATH=library())
+    environment = dict(os.environ, ORT_DYLIB_PATH=library(), EDGE_TUNE_BACKBONE=str(backbone))
     for _ in range(rounds):
         lines = subprocess.run([program, "--bench", str(TOKENS)], env=environment, check=True,
                                stdout=subprocess.PIPE, text=True).stdout.splitlines()
@@ -78,23 +86,50 @@ def forward(program, export, quantized, rounds):
     return {k: statistics.median(v) for k, v in found.items()}
 
 
-def torch_steps(method):
-    """Prints the median milliseconds of a step in torch with PEFT."""
-    import torch
+def torch_text(method):
+    """A PEFT model, and the function that makes its features of the texts, and their labels."""
     from tools.parity import reference
-    torch.set_num_threads(2)
     examples = [([101] + [1000 + (i * 37 + r) % 9000 for i in range(TOKENS - 2)] + [102], r % 2)
                 for r in range(ROWS)]
     model = reference.attach(method, examples, 0)
-    delta = [p for p in model.parameters() if p.requires_grad]
-    labels = torch.tensor([label for _, label in examples])
-    head = torch.nn.Linear(384, 2)
-    optimizer = torch.optim.AdamW([*delta, *head.parameters()], lr=1e-4)
     ids, mask, _ = reference.batch(examples)
+    delta = [p for p in model.parameters() if p.requires_grad]
+    return delta, lambda: reference.feature(model, ids, mask), [label for _, label in examples]
+
+
+def torch_pictures(method):
+    """The same for a ViT-B/16 of transformers; the prompts of VPT are by hand, as PEFT lacks them."""
+    import torch
+    import transformers
+    assert method == "vpt-deep", method
+    model = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
+    model.requires_grad_(False)
+    pixels = torch.randn(PICTURES, 3, PIXELS, PIXELS)
+    layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    prompts = [torch.zeros(10, 768, requires_grad=True) for _ in layers]
+
+    def feature():
+        x = model.embeddings(pixels)
+        for i, (layer, rows) in enumerate(zip(layers, prompts)):
+            rest = x[:, 1:] if i == 0 else x[:, 1 + len(rows):]
+            x = layer(torch.cat([x[:, :1], rows.expand(len(x), -1, -1), rest], 1))
+            x = x[0] if isinstance(x, tuple) else x
+        return model.layernorm(x)[:, 0]
+    return prompts, feature, [i % 2 for i in range(PICTURES)]
+
+
+def torch_steps(method):
+    """Prints the median milliseconds of a step in torch."""
+    import torch
+    torch.set_num_threads(2)
+    delta, feature, labels = (torch_text if method in METHODS else torch_pictures)(method)
+    labels = torch.tensor(labels)
+    head = torch.nn.Linear(384 if method in METHODS else 768, 2)
+    optimizer = torch.optim.AdamW([*delta, *head.parameters()], lr=1e-4)
     times = []
     for _ in range(STEPS + 2):
         start = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(head(reference.feature(model, ids, mask)), labels)
+        loss = torch.nn.functional.cross_entropy(head(feature()), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -119,27 +154,46 @@ def watched(command, environment):
     return json.loads(child.stdout.read()), peak
 
 
-def steps(edge_tune, rounds):
+def texts(folder):
+    """A data set of `ROWS` texts."""
+    lines = ["text,label"]
+    for r in range(ROWS):
+        text = " ".join(WORDS[(i * 7 + r * 3 + i // 5) % 9] for i in range(TOKENS - 2))
+        lines.append(f"{text},{'ab'[r % 2]}")
+    data = folder / "texts.csv"
+    data.write_text("\n".join(lines) + "\n")
+    return data
+
+
+def pictures(folder):
+    """A data set of `PICTURES` pictures."""
+    import numpy as np
+    from PIL import Image
+    random = np.random.default_rng(0)
+    for i in range(PICTURES):
+        path = folder / "pictures" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (PIXELS, PIXELS, 3), dtype=np.uint8)).save(path)
+    return folder / "pictures"
+
+
+def steps(edge_tune, backbone, methods, rounds):
     """(side, method) to the milliseconds of a step and the peaks, of every round."""
     found = {}
     environment = dict(os.environ, ORT_DYLIB_PATH=library())
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "texts.csv"
-        lines = ["text,label"]
-        for r in range(ROWS):
-            text = " ".join(WORDS[(i * 7 + r * 3 + i // 5) % 9] for i in range(TOKENS - 2))
-            lines.append(f"{text},{'ab'[r % 2]}")
-        data.write_text("\n".join(lines) + "\n")
+        data = (texts if methods is METHODS else pictures)(Path(folder))
+        batch = ROWS if methods is METHODS else PICTURES
         for _ in range(rounds):
-            for method, settings in METHODS.items():
+            for method, settings in methods.items():
                 torch = [sys.executable, "-m", "tools.bench.beside", "--torch", method]
                 report, peak = watched(torch, environment)
                 found.setdefault(("torch + PEFT", method), []).append((report["ms"], peak))
                 for engine, compute in itertools.product(("tract", "ort"), ("f32", "int8")):
                     command = [edge_tune, "calibrate", "--engine", engine, "--compute", compute,
-                               "--threads", 2, "--json", "--backbone", ROOT / "models/minilm-l6",
+                               "--threads", 2, "--json", "--backbone", backbone,
                                "--data", data, "--validation", 0, "--method", method,
-                               "--batch", ROWS, "--micro-batch", ROWS, "--max-ram", "1G",
+                               "--batch", batch, "--micro-batch", batch, "--max-ram", "2G",
                                "--out", Path(folder) / "d.safetensors"]
                     command += [x for s in settings for x in ("--set", s)]
                     # The difference is the steps alone, without what is done before and after.
@@ -151,14 +205,14 @@ def steps(edge_tune, rounds):
     return {k: [statistics.median(x) for x in zip(*v)] for k, v in found.items()}
 
 
-def tables(passes, taken):
+def tables(passes, taken, one, several):
     """The measurements as Markdown."""
-    lines = ["| forward, 128 tokens | threads | ms | beside onnxruntime |", "|---|---|---|---|"]
+    lines = [f"| forward, {one} | threads | ms | beside onnxruntime |", "|---|---|---|---|"]
     for (side, kind, threads), ms in sorted(passes.items(), key=lambda x: (x[0][2], x[0][1], x[0][0])):
         theirs = passes[("onnxruntime", kind, threads)]
         name = f"{side}, dynamic int8" if (side, kind) == ("onnxruntime", "int8") else f"{side}, {kind}"
         lines.append(f"| {name} | {threads} | {ms:.1f} | {ms / theirs:.2f} |")
-    lines += ["", "| step, 8 x 128 tokens | side | ms | beside torch | peak MB | beside torch |",
+    lines += ["", f"| step, {several} | side | ms | beside torch | peak MB | beside torch |",
               "|---|---|---|---|---|---|"]
     for (side, method), (ms, peak) in taken.items():
         theirs = taken[("torch + PEFT", method)]
@@ -169,7 +223,8 @@ def tables(passes, taken):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--export", type=Path, help="the float export of MiniLM")
+    parser.add_argument("--export", type=Path, help="the float export of the backbone")
+    parser.add_argument("--backbone", type=Path, help="a prepared ViT-B/16; MiniLM if left out")
     parser.add_argument("--edge-tune", type=Path, default=ROOT / "target/release/edge-tune")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
     parser.add_argument("--torch", metavar="METHOD", help="measure torch alone, in this process")
@@ -185,13 +240,18 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         quantized = Path(folder) / "int8.onnx"
         quantize_dynamic(args.export, quantized, weight_type=QuantType.QInt8)
-        passes = forward(max(programs, key=lambda p: p.stat().st_mtime), args.export, quantized,
-                         args.rounds)
-    text = tables(passes, steps(args.edge_tune, args.rounds))
+        program = max(programs, key=lambda p: p.stat().st_mtime)
+        backbone = args.backbone or ROOT / "models/minilm-l6"
+        passes = forward(program, args.export, quantized, backbone, args.rounds)
+    methods = PICTURE_METHODS if args.backbone else METHODS
+    taken = steps(args.edge_tune, backbone.absolute(), methods, args.rounds)
+    sizes = ("a picture", "4 pictures") if args.backbone else ("128 tokens", "8 x 128 tokens")
+    text = tables(passes, taken, *sizes)
     print(text)
     if PAGE.exists():
         page = PAGE.read_text()
-        begin, end = "<!-- beside: begin -->", "<!-- beside: end -->"
+        name = "pictures" if args.backbone else "beside"
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, after = page.split(begin)[0], page.split(end)[1]
         PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
