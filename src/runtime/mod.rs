@@ -6,6 +6,7 @@ mod media;
 mod model;
 mod program;
 mod task;
+mod trunk;
 
 pub use error::RuntimeError;
 pub use inputs::{InputLimit, Inputs, Sample, encode_batch};

@@ -317,6 +317,25 @@ impl Model {
         Ok(task.run(&inputs)?.0)
     }
 
+    /// The same for many resident tasks, in their order: the part of the backbone that lies before
+    /// their deltas is computed once for all that have it in common. A head costs next to nothing,
+    /// and adapters in the last layers cost those layers; prompts at the embeddings share nothing.
+    ///
+    /// # Errors
+    /// Whatever the engine fails with.
+    pub fn logits_of_all(
+        &self,
+        tasks: &[&Task],
+        samples: &[&Sample],
+    ) -> Result<Vec<Tensor>, Error> {
+        let inputs = encode_batch(&self.backbone, samples, samples.len())?;
+        let mut kept = HashMap::new();
+        let run = |task: &&Task| {
+            Ok(task.run_shared(&self.backbone, &*self.engine, &inputs, &mut kept)?.0)
+        };
+        tasks.iter().map(run).collect()
+    }
+
     /// The input of a self-test: a text, or for other backbones the number of a fixed pattern, so
     /// that a delta never carries the user's data.
     ///

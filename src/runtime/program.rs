@@ -1,6 +1,7 @@
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::trunk::Split;
 use crate::Error;
 use crate::attach::{Attached, attach};
 use crate::backbone::Backbone;
@@ -116,6 +117,7 @@ pub struct Compiled {
     slots: Vec<Slot>,
     engine: Arc<dyn Engine>,
     by_batch: Mutex<HashMap<usize, Arc<dyn Program>>>,
+    split: OnceLock<Option<Split>>,
 }
 
 impl Compiled {
@@ -131,9 +133,28 @@ impl Compiled {
         let (mut graph, attached, _) = build(backbone, plan, &served(plan), TensorForm::Half)?;
         graph.outputs = attached.logits.into_iter().chain(attached.feature).collect();
         graph.prune();
+        Ok(Compiled::of(graph, backbone, engine))
+    }
+
+    /// Programs of `graph`.
+    pub(super) fn of(graph: Graph, backbone: &Backbone, engine: Arc<dyn Engine>) -> Compiled {
         let slots =
             graph.inputs.iter().map(|&v| Slot::of(&graph.value(v).name, backbone)).collect();
-        Ok(Compiled { graph, slots, engine, by_batch: Mutex::default() })
+        Compiled { graph, slots, engine, by_batch: Mutex::default(), split: OnceLock::new() }
+    }
+
+    /// The same in two parts, cut where the delta begins; `None` if that is at the start.
+    pub(super) fn split(&self, backbone: &Backbone) -> Result<Option<&Split>, GraphError> {
+        if let Some(split) = self.split.get() {
+            return Ok(split.as_ref());
+        }
+        let split = Split::of(&self.graph, backbone, &self.engine)?;
+        Ok(self.split.get_or_init(|| split).as_ref())
+    }
+
+    /// Names of the outputs.
+    pub(super) fn outputs(&self) -> Vec<String> {
+        self.graph.outputs.iter().map(|&v| self.graph.value(v).name.clone()).collect()
     }
 
     /// What each input is, in order.

@@ -1,15 +1,18 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
 
 use super::inputs::InputLimit;
+use super::inputs::WithTypes;
 use super::program::{Compiled, Slot, served};
+use super::trunk::Kept;
 use super::{Inputs, RuntimeError};
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::delta::{Delta, Metadata, TensorSpec};
-use crate::engine::{Bound, Engine, Feed};
+use crate::engine::{Bound, Engine, EngineError, Feed};
 use crate::methods::{self, Plan, Purpose, Settings};
 use crate::tensor::Tensor;
 
@@ -128,37 +131,42 @@ impl Task {
     /// # Errors
     /// [`Error::Engine`] if the inputs do not fit.
     pub fn run(&self, inputs: &Inputs) -> Result<(Tensor, Tensor), Error> {
-        let batch = inputs.data.shape().first().copied().unwrap_or(0);
-        let program = self.compiled.program(batch)?;
-        let zeros;
-        let types = match &inputs.types {
-            Some(t) => t,
-            None => {
-                zeros = Tensor::zeros(inputs.data.dtype(), inputs.data.shape());
-                &zeros
-            }
-        };
-        let missing = |name: &str| crate::engine::EngineError::Input {
-            name: name.to_owned(),
-            reason: "it is missing".into(),
-        };
-        let feeds = self
-            .compiled
-            .slots()
-            .iter()
-            .map(|slot| {
-                Ok(match slot {
-                    Slot::Data => Feed::Tensor(&inputs.data),
-                    Slot::Mask => {
-                        Feed::Tensor(inputs.mask.as_ref().ok_or_else(|| missing("the mask"))?)
-                    }
-                    Slot::Types => Feed::Tensor(types),
-                    Slot::Delta => Feed::Bound(&self.bound),
-                    Slot::Tensor(name) => return Err(missing(name)),
-                })
-            })
-            .collect::<Result<Vec<_>, crate::engine::EngineError>>()?;
-        let mut out = program.run(&feeds)?.into_iter();
+        self.answer(&self.compiled, inputs, &Kept::new())
+    }
+
+    /// The same where others may have run the trunk on these inputs already: it is looked for in
+    /// `kept`, by its key, and added to it.
+    pub(super) fn run_shared(
+        &self,
+        backbone: &Backbone,
+        engine: &dyn Engine,
+        inputs: &Inputs,
+        kept: &mut HashMap<String, Kept>,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let Some(split) = self.compiled.split(backbone)? else { return self.run(inputs) };
+        if let Some(values) = kept.get(&split.key) {
+            return self.answer(&split.rest, inputs, values);
+        }
+        let program = split.trunk.program(batch(inputs))?;
+        let values =
+            program.run(&self.feeds(&split.trunk, &inputs.with_types(), &Kept::new())?)?;
+        let bound = split.names().into_iter().zip(&values);
+        let bound = bound.map(|(name, v)| Ok((name, engine.bind(v)?)));
+        let values = bound.collect::<Result<Kept, Error>>()?;
+        let answer = self.answer(&split.rest, inputs, &values)?;
+        kept.insert(split.key.clone(), values);
+        Ok(answer)
+    }
+
+    fn answer(
+        &self,
+        compiled: &Compiled,
+        inputs: &Inputs,
+        kept: &Kept,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let batch = batch(inputs);
+        let program = compiled.program(batch)?;
+        let mut out = program.run(&self.feeds(compiled, &inputs.with_types(), kept)?)?.into_iter();
         let want = self.metadata.labels.len();
         match (out.next(), out.next()) {
             (Some(logits), Some(feature)) if logits.shape() == [batch, want] => {
@@ -170,6 +178,35 @@ impl Task {
             }
         }
     }
+
+    fn feeds<'a>(
+        &'a self,
+        compiled: &Compiled,
+        inputs: &'a WithTypes<'a>,
+        kept: &'a Kept,
+    ) -> Result<Vec<Feed<'a>>, EngineError> {
+        let missing = |name: &str| EngineError::Input {
+            name: name.to_owned(),
+            reason: "it is missing".into(),
+        };
+        let feed = |slot: &Slot| {
+            Ok(match slot {
+                Slot::Data => Feed::Tensor(&inputs.inputs.data),
+                Slot::Mask => {
+                    Feed::Tensor(inputs.inputs.mask.as_ref().ok_or_else(|| missing("the mask"))?)
+                }
+                Slot::Types => Feed::Tensor(&inputs.types),
+                Slot::Delta => Feed::Bound(&self.bound),
+                Slot::Tensor(name) => Feed::Bound(kept.get(name).ok_or_else(|| missing(name))?),
+            })
+        };
+        compiled.slots().iter().map(feed).collect()
+    }
+}
+
+/// Rows of `inputs`.
+fn batch(inputs: &Inputs) -> usize {
+    inputs.data.shape().first().copied().unwrap_or(0)
 }
 
 impl std::fmt::Debug for Task {

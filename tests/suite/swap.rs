@@ -11,7 +11,7 @@ use edge_tune::delta::{Delta, Metadata};
 use edge_tune::engine::{Bound, Engine, EngineError, Program};
 use edge_tune::graph::{Dim, Graph};
 use edge_tune::methods::{self, Settings};
-use edge_tune::runtime::{Model, Prediction, Task};
+use edge_tune::runtime::{Model, Prediction, Sample, Task};
 use edge_tune::tensor::Tensor;
 
 use crate::support::{engine, fixture};
@@ -313,4 +313,44 @@ fn a_failed_load_leaves_the_active_task() {
     assert_eq!(model.active().unwrap().0, generation);
     assert_eq!(model.resident_bytes(), task.bytes());
     assert_eq!(model.predict("lights on").unwrap(), before);
+}
+
+/// The backbone runs once for all tasks whose deltas begin at the same place.
+#[test]
+fn tasks_share_what_lies_before_their_deltas() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, engine) = model(dir.path());
+    let pooled = |how| [("pooling", how)];
+    let last = [("rank", "2"), ("layers", "last-1")];
+    let kinds: [(&str, &[(&str, &str)]); 7] = [
+        ("linear", &[]),
+        ("linear", &[]),
+        ("mlp", &[]),
+        ("linear", &pooled("cls")),
+        ("lora", &last),
+        ("lora", &last),
+        ("prompt-tuning", &[("rows", "2")]),
+    ];
+    let load = |(seed, (method, set)): (usize, &(&str, &[(&str, &str)]))| {
+        model.load(&delta(&model, method, set, seed as u64)).unwrap()
+    };
+    let tasks: Vec<_> = kinds.iter().enumerate().map(load).collect();
+    let tasks: Vec<&Task> = tasks.iter().map(|t| &**t).collect();
+    let samples: Vec<Sample> = TEXTS
+        .iter()
+        .map(|text| tasks[0].limit().encode(model.encoder().unwrap(), text).unwrap().into())
+        .collect();
+    let samples: Vec<&Sample> = samples.iter().collect();
+    let bound = engine.counts().1;
+    let all = model.logits_of_all(&tasks, &samples).unwrap();
+    // One value each for the mean, the first row and the last layer; nothing for the prompts.
+    assert_eq!(engine.counts().1 - bound, 3);
+    for (i, (task, have)) in tasks.iter().zip(&all).enumerate() {
+        let want = model.logits(task, &samples).unwrap();
+        assert_eq!(have.shape(), want.shape());
+        for (a, b) in have.to_f32().iter().zip(want.to_f32().iter()) {
+            assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "task {i}: {a} {b}");
+        }
+    }
+    assert!(model.logits_of_all(&[], &samples).unwrap().is_empty());
 }
