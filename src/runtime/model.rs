@@ -55,6 +55,19 @@ pub struct Prediction {
     pub generation: u64,
 }
 
+impl Prediction {
+    fn new(task: &Task, generation: u64, logits: &Tensor) -> Prediction {
+        let scores = softmax(&logits.to_f32());
+        let labels = &task.metadata().labels;
+        Prediction {
+            label: labels.get(best(&scores)).cloned().unwrap_or_default(),
+            scores,
+            task: task.metadata().task.clone(),
+            generation,
+        }
+    }
+}
+
 impl Model {
     /// Loads the backbone in `dir` for `engine`.
     ///
@@ -298,14 +311,23 @@ impl Model {
         generation: u64,
         sample: &Sample,
     ) -> Result<Prediction, Error> {
-        let scores = softmax(&self.logits(task, &[sample])?.to_f32());
-        let labels = &task.metadata().labels;
-        Ok(Prediction {
-            label: labels.get(best(&scores)).cloned().unwrap_or_default(),
-            scores,
-            task: task.metadata().task.clone(),
-            generation,
-        })
+        Ok(Prediction::new(task, generation, &self.logits(task, &[sample])?))
+    }
+
+    /// Classifies an input with many resident tasks, each with the generation that is returned, as
+    /// [`Model::logits_of_all`] does.
+    ///
+    /// # Errors
+    /// Whatever the engine fails with.
+    pub fn classify_with_all(
+        &self,
+        tasks: &[(&Task, u64)],
+        sample: &Sample,
+    ) -> Result<Vec<Prediction>, Error> {
+        let alone: Vec<&Task> = tasks.iter().map(|(task, _)| *task).collect();
+        let logits = self.logits_of_all(&alone, &[sample])?;
+        let answers = tasks.iter().zip(&logits);
+        Ok(answers.map(|((task, generation), l)| Prediction::new(task, *generation, l)).collect())
     }
 
     /// Scores before the softmax, f32 `[B, K]`.

@@ -117,6 +117,20 @@ fn a_task_from_calibration_to_removal() {
     let of_file = json(dir, &["eval", "--json", "--delta", "home.safetensors", "--data", data]);
     assert_eq!(of_file["accuracy"], eval["accuracy"]);
 
+    // Every installed task answers as it does alone.
+    assert_eq!(run(dir, &["apply", "home.safetensors", "--task", "other"]).status.code(), Some(0));
+    let all = json(dir, &["predict", "--json", "--all-tasks", question]);
+    let all = all["predictions"].as_array().unwrap();
+    assert_eq!(all.len(), 2);
+    for answer in all {
+        assert_eq!(answer["label"], "weather");
+        let close = |(label, have): (&String, &Value)| {
+            (have.as_f64().unwrap() - scores[label].as_f64().unwrap()).abs() < 1e-5
+        };
+        assert!(answer["scores"].as_object().unwrap().iter().all(close));
+    }
+    json(dir, &["remove", "other", "--json"]);
+
     let list = json(dir, &["list", "--json"]);
     assert_eq!(list["tasks"][0]["active"], 2);
     assert_eq!(json(dir, &["rollback", "home", "--json"])["generation"], 1);

@@ -113,6 +113,27 @@ impl DeltaArg {
         Ok((task, entry.generation))
     }
 
+    /// Loads every installed delta that is for the backbone of `model`.
+    pub fn load_all(&self, model: &Model) -> anyhow::Result<Vec<(Arc<Task>, u64)>> {
+        let store = self.store.open()?;
+        let mut loaded = Vec::new();
+        for task in store.list().map_err(Error::from)? {
+            let Some(entry) = task.active_entry() else { continue };
+            let delta = store.load(entry).map_err(Error::from)?;
+            if delta.check_backbone(model.backbone().digest()).is_err() {
+                continue;
+            }
+            let resident = model.load(&delta).with_context(|| format!("task `{}`", task.task))?;
+            loaded.push((resident, entry.generation));
+        }
+        if loaded.is_empty() {
+            let dir = self.store.dir()?;
+            let dir = dir.display();
+            return Err(usage(format!("{dir}: nothing is installed for this backbone")));
+        }
+        Ok(loaded)
+    }
+
     fn entry(&self, store: &Store) -> anyhow::Result<(String, Entry)> {
         if let Some(name) = &self.task {
             return match store.active(name).map_err(Error::from)? {

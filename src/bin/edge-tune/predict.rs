@@ -1,9 +1,12 @@
 use std::io::{self, BufRead};
+use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use edge_tune::Error;
 use edge_tune::data::read_file;
 use edge_tune::graph::sites::Modality;
+use edge_tune::runtime::{Model, Prediction, Sample, Task};
 use serde::Serialize;
 
 use crate::locate::{BackboneArg, DeltaArg};
@@ -15,6 +18,7 @@ use crate::output::{Output, line};
   edge-tune predict --delta intents.safetensors \"dim the lights\"
   edge-tune predict --task intents --json \"dim the lights\" \"what's on my list\"
   cat texts.txt | edge-tune predict --task intents -
+  edge-tune predict --all-tasks \"dim the lights\"
   edge-tune predict --backbone models/vit-tiny --task pets cat.jpg dog.png")]
 pub struct Args {
     /// Texts to classify, or files for a backbone over pictures or sounds; `-` reads one per line
@@ -25,6 +29,9 @@ pub struct Args {
     backbone: BackboneArg,
     #[command(flatten)]
     delta: DeltaArg,
+    /// Answer with every installed task of the backbone, which runs once for all of them.
+    #[arg(long, conflicts_with_all = ["delta", "task"])]
+    all_tasks: bool,
     /// How many labels to print for each text.
     #[arg(long, default_value_t = 1, value_name = "N")]
     top: usize,
@@ -41,28 +48,30 @@ struct Answer {
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let model = args.backbone.open(out)?;
-    let (task, generation) = args.delta.load(&model)?;
+    let tasks = match args.all_tasks {
+        true => args.delta.load_all(&model)?,
+        false => vec![args.delta.load(&model)?],
+    };
     let text = model.backbone().sites().modality == Modality::Text;
     let mut answers = Vec::new();
     let mut answer = |input: String| -> anyhow::Result<()> {
-        let p = match text {
-            true => model.predict_with(&task, generation, &input)?,
-            false => {
-                let path = std::path::Path::new(&input);
-                let bytes = read_file(path).map_err(Error::from)?;
-                model.classify(&task, generation, &model.sample_of_file(&bytes, path)?)?
+        for (p, (task, _)) in predictions(&model, &tasks, &input, text)?.into_iter().zip(&tasks) {
+            let named = task.metadata().labels.iter().zip(&p.scores);
+            if out.json {
+                let scores = named.map(|(label, s)| (label.clone(), (*s).into())).collect();
+                let (input, generation) = (input.clone(), p.generation);
+                answers.push(Answer { input, label: p.label, scores, task: p.task, generation });
+                continue;
             }
-        };
-        let named = task.metadata().labels.iter().zip(&p.scores);
-        if !out.json {
             let mut ranked: Vec<_> = named.collect();
             ranked.sort_by(|a, b| b.1.total_cmp(a.1));
             let top = ranked.iter().take(args.top.max(1));
             let top: Vec<String> = top.map(|(label, s)| format!("{label} {s:.3}")).collect();
-            return line(format_args!("{}\t{input}", top.join(", ")));
+            match args.all_tasks {
+                true => line(format_args!("{}\t{}\t{input}", p.task, top.join(", ")))?,
+                false => line(format_args!("{}\t{input}", top.join(", ")))?,
+            }
         }
-        let scores = named.map(|(label, s)| (label.clone(), (*s).into())).collect();
-        answers.push(Answer { input, label: p.label, scores, task: p.task, generation });
         Ok(())
     };
     for input in args.inputs {
@@ -81,4 +90,32 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         true => line(serde_json::json!({ "predictions": answers })),
         false => Ok(()),
     }
+}
+
+/// What every task says, in their order, to an input: a text, or the path of a file.
+fn predictions(
+    model: &Model,
+    tasks: &[(Arc<Task>, u64)],
+    input: &str,
+    text: bool,
+) -> anyhow::Result<Vec<Prediction>> {
+    let together = |tasks: &[(&Task, u64)], sample: &Sample| -> anyhow::Result<Vec<Prediction>> {
+        match tasks {
+            [(task, generation)] => Ok(vec![model.classify(task, *generation, sample)?]),
+            _ => Ok(model.classify_with_all(tasks, sample)?),
+        }
+    };
+    let tasks: Vec<(&Task, u64)> = tasks.iter().map(|(task, g)| (&**task, *g)).collect();
+    if !text {
+        let path = Path::new(input);
+        let bytes = read_file(path).map_err(Error::from)?;
+        return together(&tasks, &model.sample_of_file(&bytes, path)?);
+    }
+    // Prompt rows take positions from the text: it is cut for each number of them.
+    let mut answers = Vec::new();
+    for some in tasks.chunk_by(|a, b| a.0.limit() == b.0.limit()) {
+        let sample = some[0].0.limit().encode(model.encoder()?, input)?.into();
+        answers.extend(together(some, &sample)?);
+    }
+    Ok(answers)
 }
