@@ -331,10 +331,10 @@ fn tasks_share_what_lies_before_their_deltas() {
         ("lora", &last),
         ("prompt-tuning", &[("rows", "2")]),
     ];
-    let load = |(seed, (method, set)): (usize, &(&str, &[(&str, &str)]))| {
-        model.load(&delta(&model, method, set, seed as u64)).unwrap()
-    };
-    let tasks: Vec<_> = kinds.iter().enumerate().map(load).collect();
+    let numbered = kinds.iter().zip(0..);
+    let tasks: Vec<_> = numbered
+        .map(|((method, set), seed)| model.load(&delta(&model, method, set, seed)).unwrap())
+        .collect();
     let tasks: Vec<&Task> = tasks.iter().map(|t| &**t).collect();
     let samples: Vec<Sample> = TEXTS
         .iter()
