@@ -1,7 +1,6 @@
 //! Rows of a frozen table as an operator of tract.
 
 use tract_onnx::tract_hir::internal::*;
-use tract_onnx::tract_hir::tract_core::ops::cast::cast;
 
 use crate::engine::kernels::Table;
 
@@ -41,35 +40,5 @@ impl TypedOp for FrozenGather {
         let mut shape = inputs[0].shape.to_tvec();
         shape.push(self.0.width().to_dim());
         Ok(tvec!(f32::fact(&*shape)))
-    }
-}
-
-impl Expansion for FrozenGather {
-    fn name(&self) -> StaticName {
-        "FrozenGather".into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        s.equals(&outputs[0].datum_type, f32::datum_type())?;
-        s.given(&inputs[0].shape, move |s, mut shape| {
-            shape.push(self.0.width().to_dim());
-            s.equals(&outputs[0].shape, shape)
-        })
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        // Ids that are computed from shapes are of tract's own dimension type.
-        let ids = model.wire_node(format!("{prefix}.ids"), cast(i64::datum_type()), inputs)?;
-        model.wire_node(prefix, self.clone(), &ids)
     }
 }

@@ -33,6 +33,7 @@ impl TypedOp for FrozenLinear {
     as_op!();
 
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        ensure!(inputs[0].datum_type == f32::datum_type(), "the input is no f32");
         let mut shape = inputs[0].shape.to_tvec();
         let last = shape.last_mut().context("the input has no dimensions")?;
         *last = self.0.widths().1.to_dim();
@@ -42,37 +43,5 @@ impl TypedOp for FrozenLinear {
     fn cost(&self, inputs: &[&TypedFact]) -> TractResult<TVec<(Cost, TDim)>> {
         let n = inputs[0].shape.volume() * self.0.widths().1;
         Ok(tvec!((Cost::FMA(f32::datum_type()), n)))
-    }
-}
-
-impl Expansion for FrozenLinear {
-    fn name(&self) -> StaticName {
-        "FrozenLinear".into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        s.equals(&inputs[0].datum_type, f32::datum_type())?;
-        s.equals(&outputs[0].datum_type, f32::datum_type())?;
-        s.equals(&inputs[0].rank, &outputs[0].rank)?;
-        s.given(&inputs[0].shape, move |s, mut shape| {
-            if let Some(last) = shape.last_mut() {
-                *last = self.0.widths().1.to_dim();
-            }
-            s.equals(&outputs[0].shape, shape)
-        })
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
     }
 }

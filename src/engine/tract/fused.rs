@@ -52,44 +52,10 @@ impl TypedOp for FusedOp {
     as_op!();
 
     fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        let floats = inputs.iter().all(|x| x.datum_type == f32::datum_type());
+        ensure!(floats, "an input is no f32");
         let like =
             |&i: &usize| Ok(f32::fact(inputs.get(i).context("an input is missing")?.shape.clone()));
         self.0.outputs().iter().map(like).collect()
-    }
-}
-
-impl Expansion for FusedOp {
-    fn name(&self) -> StaticName {
-        "Fused".into()
-    }
-
-    fn nboutputs(&self) -> TractResult<usize> {
-        Ok(self.0.outputs().len())
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        s: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        for input in inputs {
-            s.equals(&input.datum_type, f32::datum_type())?;
-        }
-        for (y, &i) in outputs.iter().zip(self.0.outputs()) {
-            let x = inputs.get(i).context("an input is missing")?;
-            s.equals(&y.datum_type, f32::datum_type())?;
-            s.equals(&y.shape, &x.shape)?;
-        }
-        Ok(())
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
     }
 }

@@ -9,13 +9,13 @@ use tract_onnx::model::{Onnx, ParsingContext};
 use tract_onnx::pb::{ModelProto, NodeProto};
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::tract_core::ops::cast::cast;
+use tract_onnx::tract_hir::tract_core::ops::nn::{Softmax, SoftmaxKind};
 
 use super::convert;
 use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
 use super::fused::FusedOp;
-use super::integers::CastToI64;
-use super::log_softmax::LogSoftmax;
+use super::typed::typed;
 use crate::engine::Compute;
 use crate::engine::inputs::{Input, Size};
 use crate::engine::kernels::{Biases, Fused, Linear, Table};
@@ -130,31 +130,54 @@ impl<'a> Lowering<'a> {
             fused => fused,
         };
         let all = || node.inputs.iter().flatten().copied().collect();
-        let (op, inputs) = match node.op.as_str() {
-            _ if let Some(fused) = fused => (expand(FusedOp(fused)), all()),
-            "FrozenLinear" => (expand(self.linear(n, node)?), vec![node.input(0)?]),
-            "FrozenGather" => (expand(self.gather(node)?), vec![node.input(2)?]),
-            "Cast" if self.is_data_to_i64(node)? => (expand(CastToI64), vec![node.input(0)?]),
-            "LogSoftmax" => {
-                let axis = node.attrs.int("axis").unwrap_or(-1);
-                (expand(LogSoftmax { axis }), vec![node.input(0)?])
-            }
-            _ => (self.standard(node)?, all()),
-        };
-        let inputs = inputs.into_iter().map(|v| self.outlet(v)).collect::<TractResult<Vec<_>>>()?;
         let mut outputs: Vec<ValueId> = node.outputs.iter().flatten().copied().collect();
         if let Some(bias) = self.biases.of.get(&n) {
             outputs = vec![bias.output];
         }
         let name = self.name(*outputs.first().context("it has no output")?);
-        let facts = outputs.iter().map(|_| InferenceFact::default()).collect();
+        let (op, inputs) = match node.op.as_str() {
+            _ if let Some(fused) = fused => {
+                let outputs = fused.outputs().len();
+                (typed(FusedOp(fused), outputs), all())
+            }
+            "FrozenLinear" => (typed(self.linear(n, node)?, 1), vec![node.input(0)?]),
+            "FrozenGather" => (typed(self.gather(node)?, 1), vec![node.input(2)?]),
+            // tract's importer casts to its dimension type instead, which suits shapes, but few of its
+            // operators compute with it.
+            "Cast" if self.is_data_to_i64(node)? => {
+                (typed(cast(i64::datum_type()), 1), vec![node.input(0)?])
+            }
+            "LogSoftmax" => (typed(self.log_softmax(node)?, 1), vec![node.input(0)?]),
+            _ => (self.standard(node)?, all()),
+        };
+        let mut inputs =
+            inputs.into_iter().map(|v| self.outlet(v)).collect::<TractResult<Vec<_>>>()?;
+        if node.op == "FrozenGather" {
+            // Ids that are computed from shapes are of tract's own dimension type.
+            let ids = typed(cast(i64::datum_type()), 1);
+            let id = self.add(format!("{name}.ids"), ids, &inputs, 1)?;
+            inputs = vec![OutletId::new(id, 0)];
+        }
+        let id = self.add(name, op, &inputs, outputs.len())?;
+        let outlets = outputs.into_iter().enumerate().map(|(i, v)| (v, OutletId::new(id, i)));
+        self.outlets.extend(outlets);
+        Ok(())
+    }
+
+    /// Adds a node with `outputs` outputs.
+    fn add(
+        &mut self,
+        name: String,
+        op: Box<dyn InferenceOp>,
+        inputs: &[OutletId],
+        outputs: usize,
+    ) -> TractResult<usize> {
+        let facts = (0..outputs).map(|_| InferenceFact::default()).collect();
         let id = self.model.add_node(name, op, facts)?;
         for (slot, &outlet) in inputs.iter().enumerate() {
             self.model.add_edge(outlet, InletId::new(id, slot))?;
         }
-        let outlets = outputs.into_iter().enumerate().map(|(i, v)| (v, OutletId::new(id, i)));
-        self.outlets.extend(outlets);
-        Ok(())
+        Ok(id)
     }
 
     /// True for a cast to i64 of something that does not follow from shapes alone.
@@ -195,6 +218,17 @@ impl<'a> Lowering<'a> {
 
     fn linear(&self, n: usize, node: &Node) -> TractResult<FrozenLinear> {
         Ok(FrozenLinear(Linear::of(self.graph, node, self.biases.of.get(&n), self.compute)?))
+    }
+
+    /// tract's importer takes the logarithm of a softmax, which is minus infinity for a class whose
+    /// probability underflows: the loss of one confident mistake.
+    fn log_softmax(&self, node: &Node) -> TractResult<Softmax> {
+        let rank = self.graph.rank(node.input(0)?);
+        let axis = node.attrs.int("axis").unwrap_or(-1);
+        let axis = if axis < 0 { axis + rank as i64 } else { axis };
+        let axis = usize::try_from(axis).ok().filter(|&a| a < rank).context("no such axis")?;
+        let kind = SoftmaxKind::LogSoftmax;
+        Ok(Softmax { axes: tvec!(axis), quant_output_dt: None, kind })
     }
 
     fn gather(&self, node: &Node) -> TractResult<FrozenGather> {

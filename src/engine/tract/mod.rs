@@ -9,11 +9,10 @@ mod convert;
 mod frozen_gather;
 mod frozen_linear;
 mod fused;
-mod integers;
-mod log_softmax;
 mod lower;
 mod order;
 mod program;
+mod typed;
 
 use std::sync::Arc;
 
