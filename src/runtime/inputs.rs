@@ -1,5 +1,3 @@
-use std::borrow::Cow;
-
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::data::{Encoded, TextEncoder, batch};
@@ -40,22 +38,6 @@ impl Sample {
 impl From<Encoded> for Sample {
     fn from(text: Encoded) -> Sample {
         Sample::Text(text)
-    }
-}
-
-/// Inputs with segment ids, which are zeros where there are none.
-pub(super) struct WithTypes<'a> {
-    pub inputs: &'a Inputs,
-    pub types: Cow<'a, Tensor>,
-}
-
-impl Inputs {
-    pub(super) fn with_types(&self) -> WithTypes<'_> {
-        let types = match &self.types {
-            Some(types) => Cow::Borrowed(types),
-            None => Cow::Owned(Tensor::zeros(self.data.dtype(), self.data.shape())),
-        };
-        WithTypes { inputs: self, types }
     }
 }
 

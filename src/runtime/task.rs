@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::f16;
 
 use super::inputs::InputLimit;
-use super::inputs::WithTypes;
 use super::program::{Compiled, Slot, served};
 use super::trunk::Kept;
 use super::{Inputs, RuntimeError};
@@ -147,10 +146,8 @@ impl Task {
         if let Some(values) = kept.get(&split.key) {
             return self.answer(&split.rest, inputs, values);
         }
-        let program = split.trunk.program(batch(inputs))?;
-        let values =
-            program.run(&self.feeds(&split.trunk, &inputs.with_types(), &Kept::new())?)?;
-        let bound = split.names().into_iter().zip(&values);
+        let values = self.outputs(&split.trunk, inputs, &Kept::new())?;
+        let bound = split.trunk.outputs().into_iter().zip(&values);
         let bound = bound.map(|(name, v)| Ok((name, engine.bind(v)?)));
         let values = bound.collect::<Result<Kept, Error>>()?;
         let answer = self.answer(&split.rest, inputs, &values)?;
@@ -164,9 +161,8 @@ impl Task {
         inputs: &Inputs,
         kept: &Kept,
     ) -> Result<(Tensor, Tensor), Error> {
+        let mut out = self.outputs(compiled, inputs, kept)?.into_iter();
         let batch = batch(inputs);
-        let program = compiled.program(batch)?;
-        let mut out = program.run(&self.feeds(compiled, &inputs.with_types(), kept)?)?.into_iter();
         let want = self.metadata.labels.len();
         match (out.next(), out.next()) {
             (Some(logits), Some(feature)) if logits.shape() == [batch, want] => {
@@ -179,28 +175,36 @@ impl Task {
         }
     }
 
-    fn feeds<'a>(
-        &'a self,
+    fn outputs(
+        &self,
         compiled: &Compiled,
-        inputs: &'a WithTypes<'a>,
-        kept: &'a Kept,
-    ) -> Result<Vec<Feed<'a>>, EngineError> {
+        inputs: &Inputs,
+        kept: &Kept,
+    ) -> Result<Vec<Tensor>, Error> {
+        let program = compiled.program(batch(inputs))?;
+        let slots = compiled.slots();
+        let zeros = (inputs.types.is_none() && slots.contains(&Slot::Types))
+            .then(|| Tensor::zeros(inputs.data.dtype(), inputs.data.shape()));
         let missing = |name: &str| EngineError::Input {
             name: name.to_owned(),
             reason: "it is missing".into(),
         };
         let feed = |slot: &Slot| {
             Ok(match slot {
-                Slot::Data => Feed::Tensor(&inputs.inputs.data),
+                Slot::Data => Feed::Tensor(&inputs.data),
                 Slot::Mask => {
-                    Feed::Tensor(inputs.inputs.mask.as_ref().ok_or_else(|| missing("the mask"))?)
+                    Feed::Tensor(inputs.mask.as_ref().ok_or_else(|| missing("the mask"))?)
                 }
-                Slot::Types => Feed::Tensor(&inputs.types),
+                Slot::Types => {
+                    let types = inputs.types.as_ref().or(zeros.as_ref());
+                    Feed::Tensor(types.ok_or_else(|| missing("the segments"))?)
+                }
                 Slot::Delta => Feed::Bound(&self.bound),
                 Slot::Tensor(name) => Feed::Bound(kept.get(name).ok_or_else(|| missing(name))?),
             })
         };
-        compiled.slots().iter().map(feed).collect()
+        let feeds = slots.iter().map(feed).collect::<Result<Vec<_>, EngineError>>()?;
+        Ok(program.run(&feeds)?)
     }
 }
 

@@ -44,11 +44,6 @@ impl Split {
         let key = key(&trunk, backbone.graph());
         Ok(Some(Split { key, trunk: compiled(trunk), rest: compiled(rest) }))
     }
-
-    /// The values of the trunk, for programs of the same batch.
-    pub fn names(&self) -> Vec<String> {
-        self.trunk.outputs()
-    }
 }
 
 /// A digest of what `graph`, which was made of `backbone`, computes. Names and numbers of values that

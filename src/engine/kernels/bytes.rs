@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::level::at_level;
-use super::panels::{B, transposed};
+use super::level::{LANES as B, at_level};
+use super::panels::transposed;
+use super::special::SHIFT;
 
 /// Steps of the contraction that lie side by side in a panel.
 pub(super) const STEPS: usize = 4;
@@ -67,9 +68,6 @@ at_level! {
         }
     }
 }
-
-/// Adding this leaves an integer in the lowest bits, in the rounding mode of the processor.
-const SHIFT: f32 = 12_582_912.0;
 
 /// The smallest steps have no finite inverse.
 #[inline(always)]

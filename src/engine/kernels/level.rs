@@ -1,5 +1,8 @@
 //! The instruction set that loops are compiled for.
 
+/// Floats handled side by side: a register of AVX-512.
+pub(super) const LANES: usize = 16;
+
 /// One source serves all of them; the portable build already vectorizes for NEON, which every
 /// aarch64 has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -130,7 +130,7 @@ pub(super) struct Columns<'a> {
     of: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: elements are reached only through `row`, whose callers answer for that.
+// SAFETY: elements are reached only through `row` and `target`, whose callers answer for that.
 unsafe impl Sync for Columns<'_> {}
 
 impl<'a> Columns<'a> {

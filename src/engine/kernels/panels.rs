@@ -5,7 +5,7 @@
 //! `panel[step * r + lane]`. For y = x W the operand is W^T, so a lane is a column of W; for
 //! dx = dy W^T it is W itself, so a lane is a row. Both come from the one stored copy.
 
-use super::level::at_level;
+use super::level::{LANES as B, at_level};
 
 /// Weights `[K, N]`, row-major.
 #[derive(Clone, Copy)]
@@ -52,11 +52,8 @@ at_level! {
     }
 }
 
-/// Elements handled at once: an AVX-512 register of floats.
-pub(super) const B: usize = 16;
-
 /// Lanes whose scales are kept at hand: more than any kernel has.
-const LANES: usize = 8 * B;
+const SCALES: usize = 8 * B;
 
 /// Lanes are columns: each record is a piece of one row of W.
 #[inline(always)]
@@ -72,9 +69,9 @@ fn columns<T: Copy>(
     let live = r.min(n.saturating_sub(first));
     let whole = live / B * B;
     // A whole record at a time, so that the panel is written front to back.
-    let mut scales = [[1.0f32; B]; LANES / B];
-    for lanes in (0..whole).step_by(LANES) {
-        let lanes = lanes..whole.min(lanes + LANES);
+    let mut scales = [[1.0f32; B]; SCALES / B];
+    for lanes in (0..whole).step_by(SCALES) {
+        let lanes = lanes..whole.min(lanes + SCALES);
         for (i, s) in scales.as_flattened_mut().iter_mut().enumerate().take(lanes.len()) {
             *s = scale(first + lanes.start + i);
         }

@@ -2,6 +2,9 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
+/// Adding this leaves the nearest integer in the lowest bits, in the rounding mode of the processor.
+pub(super) const SHIFT: f32 = 12_582_912.0;
+
 /// Below this e^x is 0 here; above the other infinity.
 const LEAST: f32 = -87.336_54;
 const MOST: f32 = 88.722_84;
@@ -11,8 +14,6 @@ const MOST: f32 = 88.722_84;
 /// Range reduction and polynomial are those of Cephes (Moshier, 1992).
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    // Adding this leaves the nearest integer in the lowest bits.
-    const SHIFT: f32 = 12_582_912.0;
     let bounded = if x < LEAST { LEAST } else { x };
     let bounded = if bounded > MOST { MOST } else { bounded };
     let shifted = bounded * LOG2_E + SHIFT;

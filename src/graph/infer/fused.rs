@@ -39,6 +39,10 @@ fn need_attention<'a>(call: &'a Call, mask: usize) -> Result<&'a Concrete, Graph
 
 /// `FusedGeluGrad`.
 pub(super) fn gelu_grad(call: &Call) -> Facts {
+    let approximate = call.node.attrs.str("approximate").unwrap_or("none");
+    if !matches!(approximate, "none" | "tanh") {
+        return Err(call.node.unsupported(&format!("approximate={approximate}")));
+    }
     let x = call.input(0)?;
     call.need_type(x, DType::F32)?;
     call.need_shape("dy", call.input(1)?, &x.shape)?;
@@ -83,6 +87,8 @@ mod tests {
         let x = unknown(&[2, 3, 4]);
         assert_eq!(shape("FusedGeluGrad", attrs(), &[x.clone(), x.clone()]), [2, 3, 4]);
         assert!(refused("FusedGeluGrad", attrs(), &[x.clone(), unknown(&[4])]));
+        let other = attrs().with("approximate", "sigmoid");
+        assert!(refused("FusedGeluGrad", other, &[x.clone(), x.clone()]));
         let norm = [x.clone(), unknown(&[4]), x.clone()];
         assert_eq!(shape("FusedLayerNormGrad", attrs(), &norm), [2, 3, 4]);
         assert!(refused("FusedLayerNormGrad", attrs(), &[x.clone(), unknown(&[3]), x]));

@@ -10,8 +10,8 @@ use std::ops::Range;
 use tract_linalg::multithread::par_chunks_mut;
 use tract_onnx::tract_hir::internal::*;
 
-use super::View;
-use crate::engine::kernels::level::{Level, at_level};
+use super::{View, sum};
+use crate::engine::kernels::level::{LANES, Level, at_level};
 use crate::engine::kernels::linear::Columns;
 use crate::engine::kernels::matrix::{Matrix, Target, product};
 use crate::engine::kernels::special::exp;
@@ -233,9 +233,6 @@ impl Call<'_> {
     }
 }
 
-/// Values kept side by side: a register of AVX-512.
-const LANES: usize = 16;
-
 at_level! {
     /// softmax(row scale + mask), where the mask is as long as the row, a single value or nothing.
     fn softmax(row: &mut [f32], scale: f32, mask: &[f32]) -> () {
@@ -273,16 +270,7 @@ at_level! {
     /// dp becomes ds = p (dp - sum(dp p)) scale, in rows of `keys`.
     fn through_softmax(p: &[f32], keys: usize, scale: f32, dp: &mut [f32]) -> () {
         for (p, dp) in p.chunks_exact(keys).zip(dp.chunks_exact_mut(keys)) {
-            let mut sums = [0f32; LANES];
-            let whole = keys / LANES * LANES;
-            let pieces = p[..whole].chunks_exact(LANES).zip(dp[..whole].chunks_exact(LANES));
-            for (p, dp) in pieces {
-                for j in 0..LANES {
-                    sums[j] += p[j] * dp[j];
-                }
-            }
-            let rest = p[whole..].iter().zip(&dp[whole..]).map(|(p, dp)| p * dp);
-            let sum = rest.sum::<f32>() + sums.iter().sum::<f32>();
+            let sum = sum(keys, |i| p[i] * dp[i]);
             dp.iter_mut().zip(p).for_each(|(dp, p)| *dp = p * (*dp - sum) * scale);
         }
     }

@@ -3,7 +3,7 @@
 use tract_linalg::multithread::par_chunks_mut;
 use tract_onnx::tract_hir::internal::*;
 
-use super::View;
+use super::{View, sum};
 use crate::engine::kernels::level::{Level, at_level};
 use crate::graph::Attrs;
 
@@ -63,22 +63,6 @@ fn width(x: &View<'_>, scale: &View<'_>) -> TractResult<usize> {
     let width = x.shape.last().copied().unwrap_or(0);
     ensure!(width > 0 && scale.data.len() == width, "the scale has {} elements", scale.data.len());
     Ok(width)
-}
-
-/// Partial sums kept side by side: a register of AVX-512.
-const LANES: usize = 16;
-
-/// The sum of `f` over the positions of `x`.
-#[inline(always)]
-fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut sums = [0f32; LANES];
-    let whole = n / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        for (j, sum) in sums.iter_mut().enumerate() {
-            *sum += f(i + j);
-        }
-    }
-    (whole..n).map(f).sum::<f32>() + sums.iter().sum::<f32>()
 }
 
 /// Mean, and one over the deviation.

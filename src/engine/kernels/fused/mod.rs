@@ -10,6 +10,7 @@ use gelu::Gelu;
 use layer_norm::LayerNorm;
 use tract_onnx::tract_hir::internal::*;
 
+use super::level::LANES;
 use crate::graph::{Attrs, Node};
 
 /// One of them. All values are f32.
@@ -93,4 +94,17 @@ impl Fused {
             _ => bail!("{} inputs", inputs.len()),
         }
     }
+}
+
+/// The sum of `f` over 0 to `n`, in partial sums side by side.
+#[inline(always)]
+fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut sums = [0f32; LANES];
+    let whole = n / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            *sum += f(i + j);
+        }
+    }
+    (whole..n).map(f).sum::<f32>() + sums.iter().sum::<f32>()
 }
