@@ -7,9 +7,6 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use edge_tune::data::Encoded;
-use edge_tune::runtime::Sample;
-
 fn main() {
     for threads in [1, 2] {
         let model = common::model(threads);
@@ -21,8 +18,7 @@ fn main() {
         let tasks: Vec<_> =
             deltas.iter().map(|(name, d)| (*name, model.load(d).expect("it fits"))).collect();
         for tokens in [8, 32, 128] {
-            let ids: Vec<i64> = (0..tokens).map(|i| 1000 + (i * 37) % 9000).collect();
-            let text = Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids });
+            let text = common::text(tokens);
             let mut times: Vec<Vec<Duration>> = vec![Vec::new(); tasks.len()];
             let start = Instant::now();
             while start.elapsed() < Duration::from_secs(4) || times[0].len() < 25 {

@@ -9,7 +9,6 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use edge_tune::data::Encoded;
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::engine::{Compute, Engine};
 use edge_tune::runtime::{Model, Sample};
@@ -38,10 +37,7 @@ fn sample(model: &Model, tokens: usize) -> Sample {
                 (0..shape.iter().product()).map(|i: usize| (i * 37 % 255) as f32 / 255.0).collect();
             Sample::Dense(Tensor::new(&shape, &values).expect("its size"))
         }
-        _ => {
-            let ids: Vec<i64> = (0..tokens as i64).map(|i| 1000 + (i * 37) % 9000).collect();
-            Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids })
-        }
+        _ => common::text(tokens),
     }
 }
 

@@ -7,14 +7,12 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use edge_tune::data::Encoded;
 use edge_tune::engine::Compute;
 use edge_tune::engine::tract::TractEngine;
-use edge_tune::runtime::{Sample, Task};
+use edge_tune::runtime::Task;
 
 fn main() {
-    let ids: Vec<i64> = (0..128).map(|i| 1000 + (i * 37) % 9000).collect();
-    let text = Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids });
+    let text = common::text(128);
     for threads in [1, 2] {
         for compute in [Compute::F32, Compute::Int8] {
             let engine = TractEngine::with_threads(threads).with_compute(compute);

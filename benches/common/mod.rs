@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use edge_tune::data::Encoded;
 use edge_tune::delta::{Delta, Metadata};
 use edge_tune::engine::Engine;
 use edge_tune::engine::tract::TractEngine;
 use edge_tune::methods::{self, Settings};
-use edge_tune::runtime::Model;
+use edge_tune::runtime::{Model, Sample};
 use edge_tune::tensor::Tensor;
 
 /// The bundled backbone on `threads` threads.
@@ -58,6 +59,13 @@ pub fn delta(model: &Model, method: &str, set: &[(&str, &str)], seed: u64) -> De
     metadata.config = settings.to_json();
     metadata.task = format!("task-{seed}");
     Delta::new(metadata, tensors).expect("a delta")
+}
+
+/// A text of `tokens` tokens.
+#[allow(dead_code)]
+pub fn text(tokens: usize) -> Sample {
+    let ids: Vec<i64> = (0..tokens as i64).map(|i| 1000 + (i * 37) % 9000).collect();
+    Sample::Text(Encoded { type_ids: vec![0; ids.len()], ids })
 }
 
 /// The middle of `times`.

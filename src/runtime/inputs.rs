@@ -42,7 +42,7 @@ impl From<Encoded> for Sample {
 }
 
 /// Most tokens of an input under a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InputLimit(pub usize);
 
 impl InputLimit {

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -314,6 +314,31 @@ impl Model {
         Ok(Prediction::new(task, generation, &self.logits(task, &[sample])?))
     }
 
+    /// Classifies a text with many resident tasks, each with the generation that is returned; in their
+    /// order.
+    ///
+    /// # Errors
+    /// Whatever the engine fails with.
+    pub fn predict_with_all(
+        &self,
+        tasks: &[(&Task, u64)],
+        text: &str,
+    ) -> Result<Vec<Prediction>, Error> {
+        // Prompt rows take positions from the text: it is cut for each number of them.
+        let mut alike: BTreeMap<InputLimit, Vec<usize>> = BTreeMap::new();
+        for (i, (task, _)) in tasks.iter().enumerate() {
+            alike.entry(task.limit()).or_default().push(i);
+        }
+        let mut answers = Vec::with_capacity(tasks.len());
+        for (limit, positions) in alike {
+            let sample = limit.encode(self.encoder()?, text)?.into();
+            let some: Vec<_> = positions.iter().map(|&i| tasks[i]).collect();
+            answers.extend(positions.into_iter().zip(self.classify_with_all(&some, &sample)?));
+        }
+        answers.sort_by_key(|(i, _)| *i);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
     /// Classifies an input with many resident tasks, each with the generation that is returned, as
     /// [`Model::logits_of_all`] does.
     ///
@@ -351,6 +376,9 @@ impl Model {
         samples: &[&Sample],
     ) -> Result<Vec<Tensor>, Error> {
         let inputs = encode_batch(&self.backbone, samples, samples.len())?;
+        if let [task] = tasks {
+            return Ok(vec![task.run(&inputs)?.0]);
+        }
         let mut kept = HashMap::new();
         let run = |task: &&Task| {
             Ok(task.run_shared(&self.backbone, &*self.engine, &inputs, &mut kept)?.0)

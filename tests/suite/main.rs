@@ -10,6 +10,7 @@ mod data;
 mod delta;
 mod engine;
 mod engine_choice;
+mod fused;
 mod int8;
 mod media;
 mod memory;

@@ -224,6 +224,14 @@ def tables(passes, taken, one, several):
     return "\n".join(lines)
 
 
+def write(name, text):
+    """Puts `text` between the markers `name` of docs/performance.md."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    page = PAGE.read_text()
+    before, after = page.split(begin)[0], page.split(end)[1]
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--export", type=Path, help="the float export of the backbone")
@@ -251,12 +259,7 @@ def main():
     sizes = ("a picture", "4 pictures") if args.backbone else ("128 tokens", "8 x 128 tokens")
     text = tables(passes, taken, *sizes)
     print(text)
-    if PAGE.exists():
-        page = PAGE.read_text()
-        name = "pictures" if args.backbone else "beside"
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, after = page.split(begin)[0], page.split(end)[1]
-        PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    write("pictures" if args.backbone else "beside", text)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,7 @@ def main():
     text = "\n".join(lines)
     print(text)
     if not args.backbone:
-        page = beside.PAGE.read_text()
-        begin, end = "<!-- start: begin -->", "<!-- start: end -->"
-        before, after = page.split(begin)[0], page.split(end)[1]
-        beside.PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+        beside.write("start", text)
 
 
 if __name__ == "__main__":

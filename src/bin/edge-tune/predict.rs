@@ -6,7 +6,7 @@ use anyhow::Context;
 use edge_tune::Error;
 use edge_tune::data::read_file;
 use edge_tune::graph::sites::Modality;
-use edge_tune::runtime::{Model, Prediction, Sample, Task};
+use edge_tune::runtime::{Model, Prediction, Task};
 use serde::Serialize;
 
 use crate::locate::{BackboneArg, DeltaArg};
@@ -99,23 +99,11 @@ fn predictions(
     input: &str,
     text: bool,
 ) -> anyhow::Result<Vec<Prediction>> {
-    let together = |tasks: &[(&Task, u64)], sample: &Sample| -> anyhow::Result<Vec<Prediction>> {
-        match tasks {
-            [(task, generation)] => Ok(vec![model.classify(task, *generation, sample)?]),
-            _ => Ok(model.classify_with_all(tasks, sample)?),
-        }
-    };
     let tasks: Vec<(&Task, u64)> = tasks.iter().map(|(task, g)| (&**task, *g)).collect();
-    if !text {
-        let path = Path::new(input);
-        let bytes = read_file(path).map_err(Error::from)?;
-        return together(&tasks, &model.sample_of_file(&bytes, path)?);
+    if text {
+        return Ok(model.predict_with_all(&tasks, input)?);
     }
-    // Prompt rows take positions from the text: it is cut for each number of them.
-    let mut answers = Vec::new();
-    for some in tasks.chunk_by(|a, b| a.0.limit() == b.0.limit()) {
-        let sample = some[0].0.limit().encode(model.encoder()?, input)?.into();
-        answers.extend(together(some, &sample)?);
-    }
-    Ok(answers)
+    let path = Path::new(input);
+    let bytes = read_file(path).map_err(Error::from)?;
+    Ok(model.classify_with_all(&tasks, &model.sample_of_file(&bytes, path)?)?)
 }
