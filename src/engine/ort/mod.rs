@@ -31,6 +31,10 @@ pub const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 /// A process has one ONNX Runtime: the library that was loaded first.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
+/// Whether a session was built. ONNX Runtime adds the name of our operators to a table of the process
+/// with the first one, and refuses that of a second thread that adds it at the same moment.
+static BUILT: Mutex<bool> = Mutex::new(false);
+
 /// Runs graphs with ONNX Runtime.
 ///
 /// Cloning shares the library and the threads for frozen products.
@@ -85,7 +89,16 @@ impl OrtEngine {
             }
             builder.commit_from_memory(&lowered.model)
         };
-        let session = build().map_err(|e| e.to_string())?;
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = if *built {
+            drop(built);
+            build()
+        } else {
+            let first = build();
+            *built = first.is_ok();
+            first
+        };
+        let session = session.map_err(|e| e.to_string())?;
         let outputs = graph.outputs.iter().map(|&v| graph.value(v).name.clone()).collect();
         Ok(OrtProgram::new(inputs, outputs, session))
     }
