@@ -19,16 +19,18 @@ pub enum DType {
     I8,
     U8,
     Bool,
+    /// Two to a byte, the first in the low half.
+    I4,
 }
 
 impl DType {
-    /// Bytes of one element.
+    /// Bytes of one element; of I4, those of the byte that it lies in.
     pub fn size(self) -> usize {
         match self {
             DType::F64 | DType::I64 => 8,
             DType::F32 | DType::I32 => 4,
             DType::F16 => 2,
-            DType::I8 | DType::U8 | DType::Bool => 1,
+            DType::I8 | DType::U8 | DType::Bool | DType::I4 => 1,
         }
     }
 
@@ -49,6 +51,7 @@ impl fmt::Display for DType {
             DType::I8 => "i8",
             DType::U8 => "u8",
             DType::Bool => "bool",
+            DType::I4 => "i4",
         })
     }
 }
@@ -137,7 +140,7 @@ impl Tensor {
 
     /// All zero bytes: 0, 0.0 or false.
     pub fn zeros(dtype: DType, shape: &[usize]) -> Tensor {
-        let bytes = shape.iter().product::<usize>() * dtype.size();
+        let bytes = bytes_of(dtype, shape.iter().product());
         let data = Data::Owned(vec![0u64; bytes.div_ceil(8)].into());
         Tensor { dtype, shape: shape.to_vec(), data }
     }
@@ -197,7 +200,7 @@ impl Tensor {
 
     /// The bytes, little-endian.
     pub fn bytes(&self) -> &[u8] {
-        let len = self.len() * self.dtype.size();
+        let len = bytes_of(self.dtype, self.len());
         match &self.data {
             Data::Owned(w) => &bytemuck::cast_slice(w)[..len],
             Data::Mapped(map, offset) => &map[*offset..*offset + len],
@@ -238,6 +241,7 @@ impl Tensor {
             DType::I32 => cast::<i32>(b, |v| v as f32),
             DType::I8 => cast::<i8>(b, f32::from),
             DType::U8 | DType::Bool => cast::<u8>(b, f32::from),
+            DType::I4 => halves(b).take(self.len()).map(f32::from).collect(),
         }
     }
 
@@ -252,6 +256,7 @@ impl Tensor {
                 .collect(),
             DType::I8 => b.iter().map(|&v| i64::from(v as i8)).collect(),
             DType::U8 | DType::Bool => b.iter().map(|&v| i64::from(v)).collect(),
+            DType::I4 => halves(b).take(self.len()).map(i64::from).collect(),
             _ => return None,
         })
     }
@@ -261,7 +266,15 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::Size`] if the number of elements differs.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Tensor, TensorError> {
-        check_size(self.dtype, shape, self.len() * self.dtype.size())?;
+        let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+        if elements != Some(self.len()) {
+            return Err(TensorError::Size {
+                dtype: self.dtype,
+                shape: shape.to_vec(),
+                have: self.bytes().len(),
+                want: byte_len(self.dtype, shape).unwrap_or(usize::MAX),
+            });
+        }
         Ok(Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() })
     }
 
@@ -297,7 +310,17 @@ fn words(bytes: &[u8]) -> Arc<[u64]> {
 
 /// Bytes that a tensor takes, or `None` on overflow.
 pub(crate) fn byte_len(dtype: DType, shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d))
+    let bytes = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d))?;
+    Some(if dtype == DType::I4 { bytes.div_ceil(2) } else { bytes })
+}
+
+fn bytes_of(dtype: DType, elements: usize) -> usize {
+    if dtype == DType::I4 { elements.div_ceil(2) } else { elements * dtype.size() }
+}
+
+/// The elements of I4.
+fn halves(bytes: &[u8]) -> impl Iterator<Item = i8> {
+    bytes.iter().flat_map(|&b| [(b << 4) as i8 >> 4, b as i8 >> 4])
 }
 
 fn check_size(dtype: DType, shape: &[usize], have: usize) -> Result<(), TensorError> {
@@ -324,6 +347,17 @@ mod tests {
         assert_eq!(t.as_slice::<i64>().unwrap()[5], 6);
         assert!(t.as_slice::<f32>().is_err());
         assert_eq!(t.reshaped(&[3, 2]).unwrap().shape(), [3, 2]);
+    }
+
+    #[test]
+    fn two_elements_of_i4_share_a_byte() {
+        let t = Tensor::from_bytes(DType::I4, &[1, 3], &[0x8f, 0x07]).unwrap();
+        assert_eq!((t.len(), t.bytes()), (3, &[0x8f, 0x07][..]));
+        assert_eq!(t.to_i64().unwrap(), [-1, -8, 7]);
+        assert_eq!(t.to_f32().as_ref(), [-1.0, -8.0, 7.0]);
+        assert!(t.as_slice::<i8>().is_err() && t.reshaped(&[4]).is_err());
+        assert!(Tensor::from_bytes(DType::I4, &[5], &[0; 2]).is_err());
+        assert_eq!(Tensor::zeros(DType::I4, &[5]).bytes(), [0; 3]);
     }
 
     #[test]

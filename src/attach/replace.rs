@@ -1,6 +1,7 @@
 use super::Context;
+use crate::graph::frozen::BLOCK;
 use crate::graph::sites::Role;
-use crate::graph::{Attrs, Graph, GraphError, ValueId, dequantized_constant};
+use crate::graph::{Attrs, Graph, GraphError, ValueId, dequantized_blocks, dequantized_constant};
 use crate::tensor::{DType, Tensor, TensorError};
 
 /// `x W^T + b` with trained W `[out, in]` and b `[out]` in place of a frozen linear layer.
@@ -92,7 +93,16 @@ pub fn frozen_parameters(graph: &Graph, name: &str) -> Result<(Tensor, Tensor), 
     }
     node = &graph.nodes[frozen_node(graph, v)?];
     let weight = constant(node.input(1)?).ok_or_else(missing)?;
-    let scale = node.inputs.get(2).copied().flatten().and_then(constant);
+    let mut scale = node.inputs.get(2).copied().flatten().and_then(constant);
+    let float;
+    let weight = match scale {
+        Some(s) if weight.dtype() == DType::I4 => {
+            float = dequantized_blocks(weight, s, BLOCK).ok_or_else(missing)?;
+            scale = None;
+            &float
+        }
+        _ => weight,
+    };
     let &[k, n] = weight.shape() else { return Err(missing()) };
     let bias = match bias {
         Some(b) => b.reshaped(&[n])?,

@@ -73,6 +73,9 @@ pub enum Weights {
     /// Symmetric int8 with one f32 scale per output channel (linear) or per row (embedding).
     #[default]
     Int8,
+    /// Linear layers in symmetric int4, with one f16 scale per column and block of 32 rows; all else
+    /// as in int8.
+    Int4,
     /// As exported.
     F32,
 }
@@ -81,6 +84,7 @@ impl fmt::Display for Weights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Weights::Int8 => "int8",
+            Weights::Int4 => "int4",
             Weights::F32 => "f32",
         })
     }

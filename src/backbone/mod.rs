@@ -2,6 +2,7 @@
 
 mod compare;
 mod error;
+mod int4;
 mod manifest;
 mod prepare;
 mod quantize;

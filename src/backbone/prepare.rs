@@ -16,6 +16,8 @@ use crate::graph::{Graph, GraphError, onnx};
 
 /// An int8 model whose hidden states point elsewhere than this is refused.
 const MIN_COSINE: f64 = 0.98;
+/// The same for an int4 model.
+const MIN_COSINE_OF_INT4: f64 = 0.9;
 /// Samples per second of sounds: that of nearly all speech models.
 const SAMPLE_RATE: u32 = 16_000;
 /// Largest difference from the export with f32 weights.
@@ -108,8 +110,10 @@ pub fn prepare(
     let pooling = pooling(options, &sites, family(&sites, &graph))?;
     keep_outputs(&mut graph, &sites).map_err(in_graph)?;
     let quantized = match options.weights {
-        Weights::Int8 => quantize::quantize(&mut graph, sites.cnn.is_some()).map_err(in_graph)?,
         Weights::F32 => 0,
+        weights => {
+            quantize::quantize(&mut graph, weights, sites.cnn.is_some()).map_err(in_graph)?
+        }
     };
     step("comparing with the export");
     let repaired = mask == MaskReport::Repaired;
@@ -118,6 +122,7 @@ pub fn prepare(
     let too_far = match options.weights {
         _ if repaired => cosine.is_nan(),
         Weights::Int8 => cosine < MIN_COSINE,
+        Weights::Int4 => cosine < MIN_COSINE_OF_INT4,
         Weights::F32 => max_difference > MAX_DIFFERENCE,
     };
     if too_far || cosine.is_nan() {

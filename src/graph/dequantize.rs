@@ -3,6 +3,21 @@
 use super::{Graph, GraphError, Node, ValueId};
 use crate::tensor::{DType, Tensor};
 
+/// `q scale` in f32, with a scale for each block of `size` along axis 0 of a matrix. `None` if the
+/// shapes do not fit.
+pub(crate) fn dequantized_blocks(q: &Tensor, scale: &Tensor, size: usize) -> Option<Tensor> {
+    let &[k, n] = q.shape() else { return None };
+    if size == 0 || scale.shape() != [k.div_ceil(size), n] {
+        return None;
+    }
+    let (mut values, scale) = (q.to_f32().into_owned(), scale.to_f32());
+    let rows = values.chunks_exact_mut(n.max(1)).enumerate();
+    rows.for_each(|(i, row)| {
+        row.iter_mut().zip(&scale[i / size * n..]).for_each(|(v, s)| *v *= s);
+    });
+    Tensor::new(q.shape(), &values).ok()
+}
+
 /// `(q - zero) scale` in f32, with one scale for all or one for each index of `axis`. `None` if
 /// the shapes do not fit.
 pub(crate) fn dequantized(
@@ -38,10 +53,20 @@ pub(crate) fn dequantized(
 /// What a `DequantizeLinear` of constants computes; `None` for other nodes, and for forms that are
 /// left to the engine.
 pub(crate) fn constant(graph: &Graph, node: &Node) -> Result<Option<Tensor>, GraphError> {
-    if node.op != "DequantizeLinear" || node.attrs.int("block_size").unwrap_or(0) != 0 {
+    if node.op != "DequantizeLinear" {
         return Ok(None);
     }
     let known = |v: ValueId| graph.constant(v);
+    let block = node.attrs.int("block_size").unwrap_or(0);
+    if block != 0 {
+        let symmetric = node.inputs.get(2).copied().flatten().is_none();
+        let rows = node.attrs.int("axis") == Some(0);
+        let scale = block_scale(graph, node.input(1)?).and_then(known);
+        let (Some(q), Some(scale)) = (known(node.input(0)?), scale) else { return Ok(None) };
+        let size = usize::try_from(block).unwrap_or(0);
+        let float = (symmetric && rows).then(|| dequantized_blocks(q, scale, size));
+        return Ok(float.flatten());
+    }
     let (Some(q), Some(scale)) = (known(node.input(0)?), known(node.input(1)?)) else {
         return Ok(None);
     };
@@ -59,6 +84,18 @@ pub(crate) fn constant(graph: &Graph, node: &Node) -> Result<Option<Tensor>, Gra
         return Ok(None);
     }
     Ok(dequantized(q, scale, zero, axis))
+}
+
+/// The constant scales behind `v`: f32, or f16 behind the `Cast` that `prepare` writes.
+pub(super) fn block_scale(graph: &Graph, v: ValueId) -> Option<ValueId> {
+    let constant = |v: ValueId, d: DType| graph.constant(v).is_some_and(|t| t.dtype() == d);
+    if constant(v, DType::F32) {
+        return Some(v);
+    }
+    let node = graph.nodes.iter().find(|n| n.outputs.first() == Some(&Some(v)))?;
+    let scale = node.input(0).ok()?;
+    let fits = node.op == "Cast" && graph.value(v).dtype == DType::F32;
+    (fits && constant(scale, DType::F16)).then_some(scale)
 }
 
 #[cfg(test)]

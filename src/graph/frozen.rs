@@ -1,11 +1,15 @@
 //! Lifts frozen weights out of the graph: one node for a linear layer or a table whose bytes stay
 //! in the mapped file.
 
+use super::dequantize::block_scale;
 use super::{Attrs, Graph, GraphError, Index, Node, ValueId};
-use crate::tensor::DType;
+use crate::tensor::{DType, Tensor};
+
+/// Rows of an int4 weight that share a scale.
+pub const BLOCK: usize = 32;
 
 /// Turns `MatMul` by a constant matrix into `FrozenLinear` and `Gather` from a constant table into
-/// `FrozenGather`, with int8 weights read through their `DequantizeLinear`.
+/// `FrozenGather`, with int8 and int4 weights read through their `DequantizeLinear`.
 ///
 /// # Errors
 /// [`GraphError`] if a `DequantizeLinear` does not have the form that `prepare` writes.
@@ -54,7 +58,13 @@ fn weight(
         return Ok(Some((v, None)));
     }
     let Some(node) = index.producer(v).map(|p| &graph.nodes[p]) else { return Ok(None) };
-    if node.op != "DequantizeLinear" || !matrix(node.input(0)?, DType::I8) {
+    if node.op != "DequantizeLinear" {
+        return Ok(None);
+    }
+    if axis == 1 && matrix(node.input(0)?, DType::I4) {
+        return blocks(graph, node).map(Some);
+    }
+    if !matrix(node.input(0)?, DType::I8) {
         return Ok(None);
     }
     let (w, scale) = (node.input(0)?, node.input(1)?);
@@ -70,4 +80,25 @@ fn weight(
         ));
     }
     Ok(Some((w, Some(scale))))
+}
+
+/// The int4 matrix that `node` makes floats of, with a scale for each block of rows.
+fn blocks(graph: &Graph, node: &Node) -> Result<(ValueId, Option<ValueId>), GraphError> {
+    let (w, scale) = (node.input(0)?, block_scale(graph, node.input(1)?));
+    let fits = |w: &Tensor, scale: &Tensor| {
+        let &[k, n] = w.shape() else { return false };
+        scale.dtype() == DType::F16
+            && scale.shape() == [k.div_ceil(BLOCK), n]
+            && n % 2 == 0
+            && node.attrs.int("block_size") == Some(BLOCK as i64)
+            && node.attrs.int("axis") == Some(0)
+            && node.inputs.get(2).copied().flatten().is_none()
+    };
+    let constants = graph.constant(w).zip(scale.and_then(|s| graph.constant(s)));
+    if constants.is_some_and(|(w, scale)| fits(w, scale)) {
+        return Ok((w, scale));
+    }
+    Err(node.unsupported(
+        "other than symmetric int4 weights with one f16 scale per column and block of 32 rows",
+    ))
 }

@@ -338,10 +338,11 @@ impl Graph {
     /// What is known of `v` at probe point `p`.
     pub(crate) fn concrete(&self, v: ValueId, p: usize) -> Concrete {
         let v = self.value(v);
+        let value = v.constant.clone().or_else(|| v.known.as_ref().map(|k| k[p].clone()));
         Concrete {
             dtype: v.dtype,
             shape: v.shape.iter().map(|d| d.0[p]).collect(),
-            value: v.constant.clone().or_else(|| v.known.as_ref().map(|k| k[p].clone())),
+            value: value.filter(infer::is_plain),
         }
     }
 

@@ -6,7 +6,7 @@
 //!
 //! | op (domain [`DOMAIN`]) | inputs | output |
 //! |---|---|---|
-//! | `FrozenLinear` | x `[.., K]`, weight `[K, N]` (i8 or f32), scale `[N]` (i8 only) | x W; with `backward=1`: x `[.., N]` to x W^T `[.., K]` |
+//! | `FrozenLinear` | x `[.., K]`, weight `[K, N]` (f32, i8 or i4), scale (f32 `[N]` for i8, f16 `[K / 32, N]` for i4) | x W; with `backward=1`: x `[.., N]` to x W^T `[.., K]` |
 //! | `FrozenGather` | table `[V, D]` (i8 or f32), scale `[V]` (i8 only, else absent), ids | rows `[ids.., D]` |
 //! | `FusedAttention` | q `[B, L, heads, D]`, k and v `[B, S, heads, D]`, mask that broadcasts to `[B, heads, L, S]` (or absent) | softmax(q k^T `scale` + mask) v `[B, L, heads, D]` |
 //! | `FusedAttentionGrad` | q, k, v, dy `[B, L, heads, D]`, mask | dq, dk, dv |
@@ -27,7 +27,7 @@ mod ir;
 pub mod onnx;
 pub mod sites;
 
-pub(crate) use dequantize::constant as dequantized_constant;
+pub(crate) use dequantize::{constant as dequantized_constant, dequantized_blocks};
 
 pub use attrs::{Attr, Attrs};
 pub use error::GraphError;

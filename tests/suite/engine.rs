@@ -47,27 +47,44 @@ fn close(have: &Tensor, want: &[f64], what: &str) {
     }
 }
 
-/// A weight `[k, n]`, i8 with scales or f32, and its true values.
+/// A weight `[k, n]`, with the scales of its kind, and its true values.
 struct Weight {
     tensor: Tensor,
     scale: Option<Tensor>,
     values: Vec<f64>,
 }
 
-fn weight(k: usize, n: usize, int8: bool) -> Weight {
+fn weight(k: usize, n: usize, kind: DType) -> Weight {
     let v = noise(k * n, (k * 31 + n) as u64);
-    if !int8 {
+    if kind == DType::F32 {
         let values = v.iter().map(|&v| f64::from(v)).collect();
         return Weight { tensor: Tensor::new(&[k, n], &v).unwrap(), scale: None, values };
     }
-    let q: Vec<i8> = v.iter().map(|v| (v * 127.0) as i8).collect();
-    let scale: Vec<f32> = (0..n).map(|i| 0.004 + i as f32 * 1e-4).collect();
-    let values = q.iter().enumerate().map(|(i, &q)| f64::from(q) * f64::from(scale[i % n]));
-    Weight {
-        values: values.collect(),
-        tensor: Tensor::new(&[k, n], &q).unwrap(),
-        scale: Some(Tensor::vector(&scale)),
-    }
+    let steps = if kind == DType::I4 { 8.0 } else { 127.0 };
+    let q: Vec<i8> = v.iter().map(|v| (v * steps).floor() as i8).collect();
+    let (tensor, scale) = match kind {
+        DType::I4 => {
+            let bytes: Vec<u8> =
+                q.chunks(2).map(|two| two[0] as u8 & 15 | (two[1] as u8) << 4).collect();
+            let blocks = k.div_ceil(32);
+            // Exact in f16, some of them negative.
+            let scale: Vec<half::f16> = (0..blocks * n)
+                .map(|i| half::f16::from_f32([0.125, -0.0625, 0.03125][i % 3]))
+                .collect();
+            let tensor = Tensor::from_bytes(kind, &[k, n], &bytes).unwrap();
+            (tensor, Tensor::new(&[blocks, n], &scale).unwrap())
+        }
+        _ => {
+            let scale: Vec<f32> = (0..n).map(|i| 0.004 + i as f32 * 1e-4).collect();
+            (Tensor::new(&[k, n], &q).unwrap(), Tensor::vector(&scale))
+        }
+    };
+    let scales = scale.to_f32();
+    let of =
+        |i: usize| if kind == DType::I4 { scales[i / n / 32 * n + i % n] } else { scales[i % n] };
+    let values = q.iter().enumerate().map(|(i, &q)| f64::from(q) * f64::from(of(i))).collect();
+    drop(scales);
+    Weight { tensor, scale: Some(scale), values }
 }
 
 fn linear(g: &mut Graph, x: ValueId, w: &Weight, backward: bool) -> ValueId {
@@ -79,9 +96,11 @@ fn linear(g: &mut Graph, x: ValueId, w: &Weight, backward: bool) -> ValueId {
 #[test]
 fn frozen_linear_equals_the_plain_sum() {
     let engines = [engine(), engine_on(2)];
-    for (k, n) in [(1, 1), (17, 5), (1, 33), (64, 64), (100, 16), (130, 203), (390, 65)] {
-        for int8 in [true, false] {
-            let w = weight(k, n, int8);
+    for (k, n) in [(1, 1), (17, 5), (1, 33), (64, 64), (100, 16), (130, 204), (390, 65)] {
+        // An odd number of columns is never stored in halves of bytes.
+        let kinds = [DType::F32, DType::I8, DType::I4];
+        for kind in kinds.into_iter().filter(|&kind| kind != DType::I4 || n % 2 == 0) {
+            let w = weight(k, n, kind);
             for backward in [false, true] {
                 let (from, to) = if backward { (n, k) } else { (k, n) };
                 let mut g = Graph::new();
@@ -109,7 +128,7 @@ fn frozen_linear_equals_the_plain_sum() {
                                     .sum();
                             }
                         }
-                        let what = format!("[{k},{n}] i8 {int8} backward {backward} rows {rows}");
+                        let what = format!("[{k},{n}] {kind} backward {backward} rows {rows}");
                         let y = run(&p, &[&Tensor::new(&[rows, from], &x).unwrap()]);
                         close(&y[0], &want, &what);
                         assert_eq!(y[1].shape(), [rows, to]);
@@ -126,7 +145,7 @@ fn frozen_linear_equals_the_plain_sum() {
 
 #[test]
 fn frozen_linear_takes_no_rows_and_one_dimension() {
-    let w = weight(6, 4, true);
+    let w = weight(6, 4, DType::I8);
     let mut g = Graph::new();
     let empty = g.add_input("empty", DType::F32, &[0.into(), 6.into()]).unwrap();
     let vector = g.add_input("vector", DType::F32, &[6.into()]).unwrap();
@@ -158,7 +177,7 @@ fn small_text_model() -> Graph {
     let axes = g.ints(&[-1]);
     let mask = g.op("Unsqueeze", &[mask, axes], Attrs::none()).unwrap();
     let x = g.op("Mul", &[x, mask], Attrs::none()).unwrap();
-    let y = linear(&mut g, x, &weight(6, 5, true), false);
+    let y = linear(&mut g, x, &weight(6, 5, DType::I8), false);
     let y = g.op("Softmax", &[y], Attrs::none().with("axis", -1)).unwrap();
     g.outputs = vec![y];
     g
@@ -272,7 +291,7 @@ fn bound_f16_inputs_are_cast_by_the_graph() {
 #[test]
 fn threads_share_one_program() {
     for engine in [engine(), engine_on(2)] {
-        let w = weight(96, 200, true);
+        let w = weight(96, 200, DType::I8);
         let mut g = Graph::new();
         let x = g.add_input("x", DType::F32, &[Dim::BATCH, 96.into()]).unwrap();
         let h = linear(&mut g, x, &w, false);

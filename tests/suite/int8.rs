@@ -26,6 +26,24 @@ fn values(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// The same with int4 weights, and the floats that they stand for.
+fn narrow(k: usize, n: usize, backward: bool) -> (Graph, Vec<f32>) {
+    let q: Vec<i8> = values(k * n, 1).iter().map(|v| (v * 7.9) as i8).collect();
+    let bytes: Vec<u8> = q.chunks(2).map(|two| two[0] as u8 & 15 | (two[1] as u8) << 4).collect();
+    let scale: Vec<f32> = values(k.div_ceil(32) * n, 8);
+    let scale = Tensor::new(&[k.div_ceil(32), n], &scale).unwrap().to_f16();
+    let floats = scale.to_f32();
+    let floats = (0..k * n).map(|i| f32::from(q[i]) * floats[i / n / 32 * n + i % n]).collect();
+    let mut g = Graph::new();
+    let from = if backward { n } else { k };
+    let x = g.add_input("x", DType::F32, &[Dim::BATCH, from.into()]).unwrap();
+    let w = g.add_constant("w", Tensor::from_bytes(DType::I4, &[k, n], &bytes).unwrap());
+    let s = g.add_constant("s", scale);
+    let attrs = Attrs::none().with("backward", i64::from(backward));
+    g.outputs = vec![g.op("FrozenLinear", &[x, w, s], attrs).unwrap()];
+    (g, floats)
+}
+
 /// y = x W + b with int8 weights, or x W^T.
 struct Product {
     weight: Vec<i8>,
@@ -140,6 +158,51 @@ fn backward_products_are_those_of_rows_rounded_twice() {
     let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
     assert!(cosine > 0.999_999, "{cosine}");
     assert_ne!(a, b);
+}
+
+/// int4 weights become int8 with one step per column: half a step is all that sets them apart.
+#[test]
+fn int4_weights_move_by_half_a_step() {
+    if !fast() {
+        println!("skipped: this processor multiplies no bytes");
+        return;
+    }
+    for (k, n) in [(1, 2), (40, 70), (100, 16), (203, 130), (384, 390), (130, 1536)] {
+        for backward in [false, true] {
+            let (graph, w) = narrow(k, n, backward);
+            let (from, to) = if backward { (n, k) } else { (k, n) };
+            let step = |j: usize| {
+                (0..k)
+                    .step_by(32)
+                    .map(|i| (i..k.min(i + 32)).map(|i| w[i * n + j].abs()))
+                    .flatten()
+                    .fold(0f32, f32::max)
+                    / 7.0
+                    * 8.0
+                    / 127.0
+            };
+            let steps: Vec<f32> = (0..n).map(step).collect();
+            for rows in [1, 9, 130] {
+                let x = values(rows * from, 4);
+                let ours = [1, 2].map(|threads| run(&*int8(threads), &graph, &x, from));
+                assert_eq!(ours[0], ours[1]);
+                for (row, have) in x.chunks(from).zip(ours[0].chunks(to)) {
+                    let rounding = rounded(row).1 / if backward { 254.0 } else { 1.0 };
+                    for (o, &have) in have.iter().enumerate().step_by(1 + to / 40) {
+                        let (mut want, mut most) = (0f64, 0f64);
+                        for (c, v) in row.iter().enumerate() {
+                            let (i, j) = if backward { (o, c) } else { (c, o) };
+                            let (w, v, step) = (w[i * n + j], f64::from(*v), f64::from(steps[j]));
+                            want += v * f64::from(w);
+                            most += v.abs() * step * 0.6 + f64::from(w.abs()) * rounding * 0.5;
+                        }
+                        let error = (f64::from(have) - want).abs();
+                        assert!(error <= most + 1e-5, "[{k},{n}] {backward} {have} {want} {most}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]

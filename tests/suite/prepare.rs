@@ -84,7 +84,7 @@ fn hidden(backbone: &Backbone, io: &BTreeMap<String, Tensor>, case: &str) -> Ten
 fn prepared_float_backbones_equal_torch() {
     for &(export, _) in EXPORTS {
         let io = tensors(&fixture(&format!("exports/{export}/io.safetensors")));
-        for weights in [Weights::F32, Weights::Int8] {
+        for weights in [Weights::F32, Weights::Int8, Weights::Int4] {
             let dir = tempfile::tempdir().unwrap();
             let out = dir.path().join("backbone");
             let model = fixture(&format!("exports/{export}/model.onnx"));
@@ -104,6 +104,7 @@ fn prepared_float_backbones_equal_torch() {
                 match weights {
                     Weights::F32 => assert!(worst < 1e-4, "{export} {case}: {worst}"),
                     Weights::Int8 => assert!(manifest.report.cosine > 0.999, "{export}"),
+                    Weights::Int4 => assert!(manifest.report.cosine > 0.9, "{export}"),
                 }
             }
         }

@@ -57,6 +57,7 @@ pub struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum WeightsArg {
     Int8,
+    Int4,
     F32,
 }
 
@@ -72,6 +73,7 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         tokenizer: args.tokenizer,
         weights: match args.weights {
             WeightsArg::Int8 => Weights::Int8,
+            WeightsArg::Int4 => Weights::Int4,
             WeightsArg::F32 => Weights::F32,
         },
         pooling: args.pooling.map(|p| match p {

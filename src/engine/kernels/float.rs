@@ -16,8 +16,8 @@ use tract_linalg::{BinOp, MmmDispatch};
 use tract_onnx::tract_hir::internal::*;
 
 use super::level::Level;
-use super::linear::{Columns, Linear, input};
-use super::panels;
+use super::linear::{Columns, Linear, Operand, input};
+use super::panels::{self, Weights};
 
 /// Size of a group of panels: what a second-level cache holds beside the rows of x.
 const GROUP_BYTES: usize = 80 * 1024;
@@ -175,7 +175,16 @@ impl Call<'_> {
         let n = self.op.weight.shape()[1];
         let panel_bytes = self.kernel.panel_bytes(from);
         let bytes = lanes.len().div_ceil(format.r) * panel_bytes;
-        let weights = self.op.weights()?;
+        let direction = self.op.direction;
+        let floats;
+        let (weights, n, inside) = match self.op.weights()? {
+            Operand::Plain(weights) => (weights, n, lanes.clone()),
+            Operand::Packed(nibbles) => {
+                let part = nibbles.part(direction, lanes.clone());
+                floats = part.floats(self.level);
+                (Weights::F32(&floats), part.width(), part.lanes)
+            }
+        };
         let packed = GROUP.with_borrow_mut(|group| -> TractResult<Arc<Blob>> {
             let align = format.alignment().max(align_of::<f32>());
             let fits = group.len() >= bytes && group.layout().align() >= align;
@@ -187,9 +196,9 @@ impl Call<'_> {
             let buffer = bytemuck::try_cast_slice_mut(buffer.as_bytes_mut())
                 .map_err(|e| format_err!("the panel buffer: {e}"))?;
             let panels = buffer.chunks_exact_mut(panel_bytes / size_of::<f32>());
-            for (first, panel) in lanes.clone().step_by(format.r).zip(panels) {
+            for (first, panel) in inside.clone().step_by(format.r).zip(panels) {
                 let panel = &mut panel[..from * format.r];
-                panels::pack(self.level, weights, n, self.op.direction, first, format.r, panel);
+                panels::pack(self.level, weights, n, direction, first, format.r, panel);
             }
             Ok(group.clone())
         })?;

@@ -7,6 +7,7 @@
 //! Backward, the scales of the columns are multiplied into the rows before. Gradients need more than 8
 //! bits, so what rounding leaves of a row is rounded again, in finer steps, as a row of its own.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -24,6 +25,7 @@ use super::bytes::{
 };
 use super::level::Level;
 use super::linear::{Columns, Linear, input};
+use super::nibbles::Nibbles;
 use super::panels::Direction;
 
 /// Size of the panels of a group of weights, and rows of x that they are multiplied with at a time.
@@ -101,6 +103,14 @@ impl Kernel {
     }
 }
 
+/// Weights `[K, N]`.
+#[derive(Clone, Copy)]
+pub(super) enum Bytes<'a> {
+    Plain(&'a [i8]),
+    /// Made bytes of, a group of panels at a time.
+    Packed(Nibbles<'a>),
+}
+
 /// Some rows of x, rounded. Backward, each is followed by its rest.
 struct Block {
     /// Of the input.
@@ -114,16 +124,16 @@ struct Block {
 struct Call<'a> {
     op: &'a Linear,
     kernel: &'a Kernel,
-    weights: &'a [i8],
+    weights: Bytes<'a>,
     scale: &'a [f32],
     bias: &'a [f32],
     level: Level,
 }
 
-/// Multiplies the rows of `x` with `weights` `[K, N]` into those of `y`.
+/// Multiplies the rows of `x` with `weights` into those of `y`; `scale` is that of each column.
 pub(super) fn multiply(
     op: &Linear,
-    (weights, scale): (&[i8], &[f32]),
+    (weights, scale): (Bytes<'_>, &[f32]),
     kernel: &Kernel,
     x: &[f32],
     y: &Columns<'_>,
@@ -212,7 +222,15 @@ impl Call<'_> {
             Direction::Backward => interleave_rows,
         };
         let panels = &mut packed.as_bytes_mut()[..bytes];
-        interleave(self.level, self.weights, n, lanes.clone(), format.r, panels);
+        let (wide, n, inside) = match self.weights {
+            Bytes::Plain(weights) => (Cow::from(weights), n, lanes.clone()),
+            Bytes::Packed(nibbles) => {
+                let part = nibbles.part(self.op.direction, lanes.clone());
+                let wide = part.rounded(self.level, self.scale);
+                (Cow::from(wide), part.width(), part.lanes)
+            }
+        };
+        interleave(self.level, &wide, n, inside, format.r, panels);
         input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), from])
     }
 

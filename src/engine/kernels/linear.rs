@@ -7,22 +7,34 @@ use tract_linalg::mmm::{EagerPackedInput, MMMInputFormat, PackedExoticFact};
 use tract_onnx::tract_hir::internal::*;
 
 use super::matrix::Target;
+use super::nibbles::Nibbles;
 use super::panels::{Direction, Weights};
 use super::stored::Stored;
 use super::{Bias, float, int8};
 use crate::engine::Compute;
+use crate::graph::frozen::BLOCK as SCALE_ROWS;
 use crate::graph::{Graph, Node};
+use crate::tensor::DType;
 
 /// Rows of x that are multiplied at a time: enough for the packing of the weights to weigh little,
 /// and few beside what else a large batch takes.
 const BLOCK: usize = 1024;
 
+/// Frozen weights as they are stored.
+pub(super) enum Operand<'a> {
+    Plain(Weights<'a>),
+    Packed(Nibbles<'a>),
+}
+
 /// y = x W + b or, backward, y = x W^T + b, with W `[K, N]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::engine) struct Linear {
+    /// i4, i8 or f32 `[K, N]`.
     pub(in crate::engine) weight: Stored,
-    /// f32 `[N]`, for i8 weights.
+    /// f32 `[N]` for i8 weights, f16 `[K / 32, N]` for i4.
     pub(in crate::engine) scale: Option<Stored>,
+    /// f32 `[N]`, for i4 weights: the steps of their columns as i8.
+    steps: Option<Arc<Tensor>>,
     /// f32, as wide as y.
     pub(in crate::engine) bias: Option<Arc<Tensor>>,
     pub(in crate::engine) direction: Direction,
@@ -46,6 +58,7 @@ impl Linear {
         Linear {
             weight: Stored::of(graph, node, 1)?,
             scale: Stored::maybe(graph, node, 2)?,
+            steps: None,
             bias: bias.map(vector).transpose()?,
             direction: if backward { Direction::Backward } else { Direction::Forward },
             compute,
@@ -54,14 +67,19 @@ impl Linear {
     }
 
     /// Checks types and sizes, so that running can trust them.
-    fn checked(self) -> TractResult<Linear> {
+    fn checked(mut self) -> TractResult<Linear> {
         let &[k, n] = self.weight.shape() else {
             bail!("the weight has shape {:?}, not [K, N]", self.weight.shape())
         };
         ensure!(k > 0 && n > 0, "the weight is empty");
-        self.weights()?;
         if let Some(scale) = &self.scale {
-            ensure!(scale.shape() == [n], "the scale has shape {:?}, not [{n}]", scale.shape());
+            let narrow = self.weight.dtype() == DType::I4;
+            let want = if narrow { vec![k.div_ceil(SCALE_ROWS), n] } else { vec![n] };
+            ensure!(scale.shape() == want, "the scale has shape {:?}, not {want:?}", scale.shape());
+            ensure!(!narrow || n % 2 == 0, "i4 weights have {n} columns, an odd number");
+        }
+        if let Operand::Packed(nibbles) = self.weights()? {
+            self.steps = Some(tensor1(&nibbles.steps()).into_arc_tensor());
         }
         if let Some(bias) = &self.bias {
             ensure!(bias.datum_type() == f32::datum_type() && bias.shape() == [self.widths().1]);
@@ -69,10 +87,25 @@ impl Linear {
         Ok(self)
     }
 
-    pub(super) fn weights(&self) -> TractResult<Weights<'_>> {
+    pub(super) fn weights(&self) -> TractResult<Operand<'_>> {
+        let n = self.weight.shape().last().copied().unwrap_or(0);
         Ok(match &self.scale {
-            Some(scale) => Weights::I8(self.weight.as_slice()?, scale.as_slice()?),
-            None => Weights::F32(self.weight.as_slice()?),
+            Some(scale) if self.weight.dtype() == DType::I4 => {
+                Operand::Packed(Nibbles::new(self.weight.bytes(), scale.as_slice()?, n))
+            }
+            Some(scale) => Operand::Plain(Weights::I8(self.weight.as_slice()?, scale.as_slice()?)),
+            None => Operand::Plain(Weights::F32(self.weight.as_slice()?)),
+        })
+    }
+
+    /// The weights for products in int8, with the steps of their columns.
+    fn bytes(&self) -> TractResult<Option<(int8::Bytes<'_>, &[f32])>> {
+        Ok(match (self.weights()?, &self.steps) {
+            (Operand::Plain(Weights::I8(w, scale)), _) => Some((int8::Bytes::Plain(w), scale)),
+            (Operand::Packed(nibbles), Some(steps)) => {
+                Some((int8::Bytes::Packed(nibbles), steps.try_as_plain_ram()?.as_slice()?))
+            }
+            _ => None,
         })
     }
 
@@ -113,10 +146,10 @@ impl Linear {
         let (from, to) = self.widths();
         let y = Columns::new(y, x.len() / from, to);
         if self.compute == Compute::Int8
-            && let Weights::I8(weights, scale) = self.weights()?
+            && let Some(weights) = self.bytes()?
             && let Some(kernel) = int8::Kernel::kept()
         {
-            return int8::multiply(self, (weights, scale), kernel, x, &y);
+            return int8::multiply(self, weights, kernel, x, &y);
         }
         float::multiply(self, x, &y)
     }

@@ -9,6 +9,7 @@ mod int8;
 mod level;
 mod linear;
 mod matrix;
+mod nibbles;
 mod panels;
 mod special;
 mod stored;

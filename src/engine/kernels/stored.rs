@@ -5,7 +5,7 @@ use std::fmt;
 use tract_onnx::tract_hir::internal::*;
 
 use crate::graph::{Graph, Node};
-use crate::tensor::{Element, Tensor as Ours};
+use crate::tensor::{DType, Element, Tensor as Ours};
 
 /// Two are equal if they share their bytes, which is what tract asks to merge equal nodes:
 /// comparing megabytes would not be worth it.
@@ -29,6 +29,14 @@ impl Stored {
 
     pub(in crate::engine) fn shape(&self) -> &[usize] {
         self.0.shape()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+
+    pub(super) fn dtype(&self) -> DType {
+        self.0.dtype()
     }
 
     pub(in crate::engine) fn as_slice<T: Element>(&self) -> TractResult<&[T]> {

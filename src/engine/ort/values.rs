@@ -29,6 +29,7 @@ pub(super) fn view(t: &Tensor) -> Result<SessionInputValue<'_>, String> {
             let view = TensorRef::from_array_view((t.shape().to_vec(), values));
             Ok(view.map_err(|e| e.to_string())?.into())
         }
+        DType::I4 => Err("i4 is no type of inputs".into()),
     }
 }
 

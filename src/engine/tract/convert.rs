@@ -6,8 +6,8 @@ use tract_onnx::tract_core::internal::bail;
 use crate::tensor::{DType, Element, Tensor as Ours};
 
 /// tract's name of an element type.
-pub(super) fn datum_type(dtype: DType) -> DatumType {
-    match dtype {
+pub(super) fn datum_type(dtype: DType) -> TractResult<DatumType> {
+    Ok(match dtype {
         DType::F32 => DatumType::F32,
         DType::F16 => DatumType::F16,
         DType::F64 => DatumType::F64,
@@ -16,7 +16,8 @@ pub(super) fn datum_type(dtype: DType) -> DatumType {
         DType::I8 => DatumType::I8,
         DType::U8 => DatumType::U8,
         DType::Bool => DatumType::Bool,
-    }
+        DType::I4 => bail!("tract has no i4"),
+    })
 }
 
 /// A copy for tract.
@@ -36,6 +37,7 @@ pub(super) fn to_tract(t: &Ours) -> TractResult<Tensor> {
             let v: Vec<bool> = t.bytes().iter().map(|&b| b != 0).collect();
             Tensor::from_shape(t.shape(), &v)
         }
+        DType::I4 => bail!("tract has no i4"),
     }
 }
 
@@ -77,7 +79,7 @@ mod tests {
             let shape = [2, 3];
             let ours = Ours::from_bytes(dtype, &shape, &bytes[..6 * dtype.size()]).unwrap();
             let theirs = to_tract(&ours).unwrap();
-            assert_eq!((theirs.datum_type(), theirs.shape()), (datum_type(dtype), &shape[..]));
+            assert_eq!((theirs.datum_type(), theirs.shape()), (datum_type(dtype).unwrap(), &shape[..]));
             assert_eq!(from_tract(&theirs).unwrap(), ours);
         }
     }

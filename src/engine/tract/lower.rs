@@ -90,7 +90,7 @@ impl<'a> Lowering<'a> {
                 Size::Free(i) => self.model.sym(&format!("d{i}")).to_dim(),
             })
             .collect();
-        let fact = InferenceFact::dt_shape(convert::datum_type(input.dtype), shape);
+        let fact = InferenceFact::dt_shape(convert::datum_type(input.dtype)?, shape);
         let outlet = self.model.add_source(self.name(v), fact)?;
         self.outlets.insert(v, outlet);
         Ok(())

@@ -138,7 +138,7 @@ pub(super) fn frozen_scale(
         }
         (DType::I8, None) => Err(call.invalid("an i8 weight needs a scale")),
         (DType::F32, Some(_)) => Err(call.invalid("an f32 weight takes no scale")),
-        (dtype, _) => Err(call.invalid(format!("a weight of {dtype}, not i8 or f32"))),
+        (dtype, _) => Err(call.invalid(format!("a weight of {dtype}"))),
     }
 }
 

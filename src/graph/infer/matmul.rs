@@ -5,6 +5,7 @@ use super::broadcast::{broadcast, need_within};
 use super::call::{Call, Facts, like};
 use super::gather::frozen_scale;
 use crate::graph::GraphError;
+use crate::graph::frozen::BLOCK;
 use crate::tensor::DType;
 
 /// The shape of `a` times `b` after the rules of NumPy: rank 1 counts as a row on the left and as
@@ -133,7 +134,13 @@ pub(super) fn frozen(call: &Call) -> Facts {
     let &[k, n] = &weight.shape[..] else {
         return Err(call.invalid(format!("the weight has shape {:?}, not [K, N]", weight.shape)));
     };
-    frozen_scale(call, weight, call.optional(2), n)?;
+    match (weight.dtype, call.optional(2)) {
+        (DType::I4, Some(scale)) => {
+            call.need_type(scale, DType::F16)?;
+            call.need_shape("the scale", scale, &[k.div_ceil(BLOCK), n])?;
+        }
+        (_, scale) => frozen_scale(call, weight, scale, n)?,
+    }
     let (from, to) = if call.flag("backward", false)? { (n, k) } else { (k, n) };
     match x.shape.split_last() {
         Some((&width, rows)) if width == from => Ok(vec![like(x, [rows, &[to]].concat())]),

@@ -53,9 +53,15 @@ impl Concrete {
     }
 }
 
+/// Rules move whole bytes: halves of them are never computed with.
+pub(super) fn is_plain(value: &Tensor) -> bool {
+    value.dtype() != DType::I4
+}
+
 impl From<Tensor> for Concrete {
     fn from(value: Tensor) -> Concrete {
-        Concrete { dtype: value.dtype(), shape: value.shape().to_vec(), value: Some(value) }
+        let (dtype, shape) = (value.dtype(), value.shape().to_vec());
+        Concrete { dtype, shape, value: Some(value).filter(is_plain) }
     }
 }
 

@@ -26,8 +26,8 @@ fn need_scale(call: &Call, x: &Concrete, scale: &Concrete) -> Result<(), GraphEr
 /// `DequantizeLinear`: the output has the type of the scale.
 pub(super) fn dequantize(call: &Call) -> Facts {
     let (x, scale) = (call.input(0)?, call.input(1)?);
-    if !matches!(x.dtype, DType::I8 | DType::U8 | DType::I32) {
-        return Err(call.invalid(format!("an input of {}, not i8, u8 or i32", x.dtype)));
+    if !matches!(x.dtype, DType::I8 | DType::U8 | DType::I32 | DType::I4) {
+        return Err(call.invalid(format!("an input of {}, not i4, i8, u8 or i32", x.dtype)));
     }
     need_scale(call, x, scale)?;
     if let Some(zero) = call.optional(2) {

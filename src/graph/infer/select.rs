@@ -2,7 +2,7 @@
 
 use super::Concrete;
 use super::broadcast::{common_shape, spread};
-use super::call::{Call, Facts, like};
+use super::call::{Call, Facts, elements, like};
 use super::values::{Numbers, is_small};
 use crate::graph::onnx::dtype;
 use crate::tensor::DType;
@@ -108,11 +108,16 @@ pub(super) fn cast(call: &Call) -> Facts {
     if to == x.dtype {
         return Ok(vec![x.clone()]);
     }
-    Ok(vec![match Numbers::of(x) {
+    // No size is computed from many floats: those are weights, and would be held twice.
+    let weights = x.dtype.is_float() && to.is_float() && elements(x.shape.iter().copied()) > MANY;
+    Ok(vec![match Numbers::of(x).filter(|_| !weights) {
         Some(v) => v.tensor(to, &x.shape)?.into(),
         None => Concrete::unknown(to, x.shape.clone()),
     }])
 }
+
+/// Floats from this number on are taken for weights.
+const MANY: Option<usize> = Some(4096);
 
 #[cfg(test)]
 mod tests {

@@ -78,6 +78,7 @@ impl Numbers {
                 };
                 Tensor::bools(shape, &v)
             }
+            DType::I4 => Err(TensorError::Type { have: dtype, want: DType::I8 }),
         }
     }
 }

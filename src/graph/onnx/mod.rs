@@ -29,6 +29,11 @@ pub const MAX_RANK: usize = 16;
 pub const MAX_VALUE_BYTES: usize = 1 << 31;
 /// The operator set that graphs are lifted to and written with.
 pub const OPSET: i64 = 20;
+/// The version of the file format that is written.
+const IR: i64 = 9;
+/// The first operator set with int4, and its format; of models that use it.
+const OPSET_OF_INT4: i64 = 21;
+const IR_OF_INT4: i64 = 10;
 /// The first operator set with `RMSNormalization`; of models that use it.
 const OPSET_OF_RMS: i64 = 23;
 

@@ -4,8 +4,14 @@ use super::{ExternalData, MAX_RANK, OnnxError};
 use crate::graph::GraphError;
 use crate::tensor::{DType, Tensor, byte_len};
 
+/// The element type number of INT4, which the reader's own list lacks.
+pub(super) const INT4: i32 = 22;
+
 /// The [`DType`] of an ONNX element type number.
 pub(in crate::graph) fn dtype(number: i32) -> Option<DType> {
+    if number == INT4 {
+        return Some(DType::I4);
+    }
     Some(match DataType::try_from(number).ok()? {
         DataType::Float => DType::F32,
         DataType::Float16 => DType::F16,
@@ -30,6 +36,7 @@ pub(super) fn number(dtype: DType) -> i32 {
         DType::I8 => DataType::Int8,
         DType::U8 => DataType::Uint8,
         DType::Bool => DataType::Bool,
+        DType::I4 => return INT4,
     };
     t as i32
 }
@@ -78,7 +85,8 @@ pub(super) fn parse(
                     proto.int32_data.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect();
                 Tensor::from_bytes(dtype, &shape, &bits)
             }
-            DType::I8 | DType::U8 | DType::Bool => {
+            // An element of the list holds one byte, of INT4 two values.
+            DType::I8 | DType::U8 | DType::Bool | DType::I4 => {
                 let bytes: Vec<u8> = proto.int32_data.iter().map(|&v| v as u8).collect();
                 Tensor::from_bytes(dtype, &shape, &bytes)
             }

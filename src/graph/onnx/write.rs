@@ -8,7 +8,7 @@ use tract_onnx::pb::{
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto::AttributeType,
 };
 
-use super::{OPSET, OPSET_OF_RMS, tensors};
+use super::{IR, IR_OF_INT4, OPSET, OPSET_OF_INT4, OPSET_OF_RMS, tensors};
 use crate::graph::{Attr, DOMAIN, Dim, Graph, Value, ValueId};
 use crate::tensor::Tensor;
 
@@ -60,13 +60,18 @@ pub fn write(graph: &Graph, weights_name: Option<&str>) -> FileModel {
     });
     let own = graph.nodes.iter().any(|n| n.domain() == DOMAIN);
     let newer = graph.nodes.iter().any(|n| n.op == "RMSNormalization");
-    let version = if newer { OPSET_OF_RMS } else { OPSET };
+    let packed = initializer.iter().any(|t| t.data_type == tensors::INT4);
+    let version = match (newer, packed) {
+        (true, _) => OPSET_OF_RMS,
+        (false, true) => OPSET_OF_INT4,
+        (false, false) => OPSET,
+    };
     let mut opset_import = vec![OperatorSetIdProto { domain: String::new(), version }];
     if own {
         opset_import.push(OperatorSetIdProto { domain: DOMAIN.into(), version: 1 });
     }
     let model = ModelProto {
-        ir_version: 9,
+        ir_version: if packed { IR_OF_INT4 } else { IR },
         producer_name: "edge-tune".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         opset_import,
