@@ -95,10 +95,14 @@ fn measure(engine: &TractEngine, threads: usize, rows: usize, k: usize, n: usize
         let b = g.add_constant("w", Tensor::new(&[from, to], &b).expect("its size"));
         g.op("MatMul", &[x, b], Attrs::none()).expect("fits")
     });
-    let stored = |compute| {
+    let int8 = (Tensor::new(&[k, n], &q).expect("its size"), Tensor::vector(&scale));
+    let bytes: Vec<u8> = q.chunks(2).map(|two| two[0] as u8 >> 4 | two[1] as u8 & 0xf0).collect();
+    let blocks = Tensor::new(&[k / 32, n], &vec![0.125f32; k / 32 * n]).expect("its size");
+    let int4 = (Tensor::from_bytes(DType::I4, &[k, n], &bytes).expect("its size"), blocks.to_f16());
+    let stored = |(w, scale): &(Tensor, Tensor), compute| {
         compile(&engine.clone().with_compute(compute), rows, from, |g, x| {
-            let w = g.add_constant("w", Tensor::new(&[k, n], &q).expect("its size"));
-            let s = g.add_constant("scale", Tensor::vector(&scale));
+            let w = g.add_constant("w", w.clone());
+            let s = g.add_constant("scale", scale.clone());
             g.op("FrozenLinear", &[x, w, s], attrs()).expect("fits")
         })
     };
@@ -107,14 +111,24 @@ fn measure(engine: &TractEngine, threads: usize, rows: usize, k: usize, n: usize
         g.op("FrozenLinear", &[x, w], attrs()).expect("fits")
     });
     let x = Tensor::new(&[rows, from], &noise(rows * from)).expect("its size");
-    let t = times(engine, &[plain, stored(Compute::F32), f32, stored(Compute::Int8)], &x);
+    let programs = [
+        plain,
+        stored(&int8, Compute::F32),
+        f32,
+        stored(&int8, Compute::Int8),
+        stored(&int4, Compute::F32),
+        stored(&int4, Compute::Int8),
+    ];
+    let t = times(engine, &programs, &x);
     let ratio = |i: usize| t[i].as_secs_f64() / t[0].as_secs_f64();
     println!(
-        "threads {threads} K {k:4} N {n:4} rows {rows:4} {}  f32 MatMul {:8.1} us  mapped int8 {:.2}x  mapped f32 {:.2}x  computed in int8 {:.2}x",
+        "threads {threads} K {k:4} N {n:4} rows {rows:4} {}  f32 MatMul {:8.1} us  mapped int8 {:.2}x  mapped f32 {:.2}x  computed in int8 {:.2}x  mapped int4 {:.2}x  computed in int8 {:.2}x",
         if backward { "backward" } else { "forward " },
         t[0].as_secs_f64() * 1e6,
         ratio(1),
         ratio(2),
         ratio(3),
+        ratio(4),
+        ratio(5),
     );
 }

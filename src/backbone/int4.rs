@@ -18,7 +18,7 @@ const MOST_ERROR: f64 = 0.25;
 /// Rounds `weights` `[K, cols]` to int4, two to a byte, with f16 scales `[K / 32, cols]`. `None` where
 /// the form does not suit: an odd number of columns, or weights too large or too small for f16.
 pub(super) fn blocks(weights: &[f32], cols: usize) -> Option<(Vec<u8>, Vec<f16>)> {
-    if cols == 0 || cols % 2 != 0 {
+    if cols == 0 || !cols.is_multiple_of(2) {
         return None;
     }
     let mut bytes = Vec::with_capacity(weights.len() / 2);

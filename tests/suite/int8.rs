@@ -26,13 +26,15 @@ fn values(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// The same with int4 weights, and the floats that they stand for.
-fn narrow(k: usize, n: usize, backward: bool) -> (Graph, Vec<f32>) {
+/// The same with int4 weights, the floats that they stand for, and the step of each column as int8.
+fn narrow(k: usize, n: usize, backward: bool) -> (Graph, Vec<f32>, Vec<f32>) {
     let q: Vec<i8> = values(k * n, 1).iter().map(|v| (v * 7.9) as i8).collect();
     let bytes: Vec<u8> = q.chunks(2).map(|two| two[0] as u8 & 15 | (two[1] as u8) << 4).collect();
     let scale: Vec<f32> = values(k.div_ceil(32) * n, 8);
     let scale = Tensor::new(&[k.div_ceil(32), n], &scale).unwrap().to_f16();
     let floats = scale.to_f32();
+    let peak = |j: usize| floats.iter().skip(j).step_by(n).fold(0f32, |m, s| m.max(s.abs()));
+    let steps = (0..n).map(|j| peak(j) * 8.0 / 127.0).collect();
     let floats = (0..k * n).map(|i| f32::from(q[i]) * floats[i / n / 32 * n + i % n]).collect();
     let mut g = Graph::new();
     let from = if backward { n } else { k };
@@ -41,7 +43,7 @@ fn narrow(k: usize, n: usize, backward: bool) -> (Graph, Vec<f32>) {
     let s = g.add_constant("s", scale);
     let attrs = Attrs::none().with("backward", i64::from(backward));
     g.outputs = vec![g.op("FrozenLinear", &[x, w, s], attrs).unwrap()];
-    (g, floats)
+    (g, floats, steps)
 }
 
 /// y = x W + b with int8 weights, or x W^T.
@@ -169,19 +171,8 @@ fn int4_weights_move_by_half_a_step() {
     }
     for (k, n) in [(1, 2), (40, 70), (100, 16), (203, 130), (384, 390), (130, 1536)] {
         for backward in [false, true] {
-            let (graph, w) = narrow(k, n, backward);
+            let (graph, w, steps) = narrow(k, n, backward);
             let (from, to) = if backward { (n, k) } else { (k, n) };
-            let step = |j: usize| {
-                (0..k)
-                    .step_by(32)
-                    .map(|i| (i..k.min(i + 32)).map(|i| w[i * n + j].abs()))
-                    .flatten()
-                    .fold(0f32, f32::max)
-                    / 7.0
-                    * 8.0
-                    / 127.0
-            };
-            let steps: Vec<f32> = (0..n).map(step).collect();
             for rows in [1, 9, 130] {
                 let x = values(rows * from, 4);
                 let ours = [1, 2].map(|threads| run(&*int8(threads), &graph, &x, from));

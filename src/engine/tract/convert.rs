@@ -79,7 +79,10 @@ mod tests {
             let shape = [2, 3];
             let ours = Ours::from_bytes(dtype, &shape, &bytes[..6 * dtype.size()]).unwrap();
             let theirs = to_tract(&ours).unwrap();
-            assert_eq!((theirs.datum_type(), theirs.shape()), (datum_type(dtype).unwrap(), &shape[..]));
+            assert_eq!(
+                (theirs.datum_type(), theirs.shape()),
+                (datum_type(dtype).unwrap(), &shape[..])
+            );
             assert_eq!(from_tract(&theirs).unwrap(), ours);
         }
     }
