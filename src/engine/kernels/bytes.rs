@@ -118,12 +118,13 @@ fn columns_by<const R: usize>(
         for (i, (block, record)) in blocks.zip(records).enumerate() {
             let row = |s: usize| &block[s * n + first..][..width];
             if i < whole {
-                let four = [row(0), row(1), row(2), row(3)];
-                let [a, b, c, d] = four.map(|row| <[i8; R]>::try_from(row).unwrap_or([0; R]));
+                let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+                let (a, b, c, d) = (&a[..R], &b[..R], &c[..R], &d[..R]);
                 let mut words = [0u32; R];
                 for i in 0..R {
-                    let bytes = [a[i], b[i], c[i], d[i]].map(|v| u32::from(v as u8));
-                    words[i] = (bytes[0] | bytes[1] << 8 | bytes[2] << 16 | bytes[3] << 24).to_le();
+                    let (a, b) = (u32::from(a[i] as u8), u32::from(b[i] as u8));
+                    let (c, d) = (u32::from(c[i] as u8), u32::from(d[i] as u8));
+                    words[i] = (a | b << 8 | c << 16 | d << 24).to_le();
                 }
                 record[..STEPS * R].copy_from_slice(bytemuck::cast_slice(&words));
                 continue;

@@ -5,8 +5,9 @@ use std::ops::Range;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::level::{LANES as B, Level, at_level};
+use super::level::{Level, at_level};
 use super::panels::Direction;
+use super::special::SHIFT;
 use crate::graph::frozen::BLOCK;
 
 /// The largest magnitude of int4.
@@ -77,9 +78,11 @@ impl Part<'_> {
     pub(super) fn floats(&self, level: Level) -> Vec<f32> {
         let mut out = vec![0f32; self.rows.len() * self.width()];
         let mut to = out.chunks_exact_mut(self.width());
+        let mut words = vec![0u16; self.width() / 2];
         self.for_each_block(|scale, rows| {
             for (row, out) in rows.zip(&mut to) {
-                scaled(level, self.bytes(row), scale, out);
+                unpack(level, self.bytes(row), &mut words);
+                scaled(level, bytemuck::cast_slice(&words), scale, out);
             }
         });
         out
@@ -87,17 +90,16 @@ impl Part<'_> {
 
     /// The weights as i8, in the `steps` of their columns.
     pub(super) fn rounded(&self, level: Level, steps: &[f32]) -> Vec<i8> {
-        let inverse = |&step: &f32| if step > 0.0 { (1 << PLACES) as f32 / step } else { 0.0 };
-        let inverse: Vec<f32> = steps[self.cols.clone()].iter().map(inverse).collect();
+        let steps = &steps[self.cols.clone()];
         let mut multipliers = vec![0i16; self.width()];
         let mut out = vec![0i8; self.rows.len() * self.width()];
         let mut to = out.chunks_exact_mut(self.width());
+        let mut words = vec![0u16; self.width() / 2];
         self.for_each_block(|scale, rows| {
-            for ((m, s), inverse) in multipliers.iter_mut().zip(scale).zip(&inverse) {
-                *m = (s * inverse).round() as i16;
-            }
+            multiply_by(level, scale, steps, &mut multipliers);
             for (row, out) in rows.zip(&mut to) {
-                multiplied(level, self.bytes(row), &multipliers, out);
+                unpack(level, self.bytes(row), &mut words);
+                multiplied(level, bytemuck::cast_slice(&words), &multipliers, out);
             }
         });
         out
@@ -125,63 +127,49 @@ impl Part<'_> {
 }
 
 at_level! {
-    /// out = weights * scale.
-    fn scaled(bytes: &[u8], scale: &[f32], out: &mut [f32]) -> () {
-        let mut pieces = out.chunks_exact_mut(2 * B);
-        for ((out, bytes), scale) in
-            (&mut pieces).zip(bytes.chunks_exact(B)).zip(scale.chunks_exact(2 * B))
-        {
-            let weights = wide(bytes);
-            for j in 0..2 * B {
-                out[j] = f32::from(weights[j]) * scale[j];
-            }
+    /// Puts the two weights of a byte into bytes of their own, 8 added.
+    fn unpack(bytes: &[u8], words: &mut [u16]) -> () {
+        for (word, &byte) in words.iter_mut().zip(bytes) {
+            let byte = u16::from(byte);
+            *word = (((byte | byte << 4) & 0x0f0f) ^ 0x0808).to_le();
         }
-        let rest = pieces.into_remainder();
-        let (bytes, scale) = (&bytes[bytes.len() / B * B..], &scale[scale.len() - rest.len()..]);
-        for ((out, s), w) in rest.iter_mut().zip(scale).zip(bytes.iter().flat_map(|&b| pair(b))) {
-            *out = f32::from(w) * s;
+    }
+}
+
+/// A weight that [`unpack`] made.
+#[inline(always)]
+fn signed(byte: u8) -> i16 {
+    i16::from(byte) - 8
+}
+
+at_level! {
+    /// out = weights * scale.
+    fn scaled(weights: &[u8], scale: &[f32], out: &mut [f32]) -> () {
+        for ((out, &w), scale) in out.iter_mut().zip(weights).zip(scale) {
+            *out = f32::from(signed(w)) * scale;
+        }
+    }
+}
+
+at_level! {
+    /// multipliers = scale / step, rounded, with their binary places.
+    fn multiply_by(scale: &[f32], steps: &[f32], multipliers: &mut [i16]) -> () {
+        const ONE: f32 = (1 << PLACES) as f32;
+        for ((m, scale), step) in multipliers.iter_mut().zip(scale).zip(steps) {
+            // A column of zeros has no step.
+            *m = (scale / step.max(f32::MIN_POSITIVE) * ONE + SHIFT).to_bits() as i16;
         }
     }
 }
 
 at_level! {
     /// out = weights * multipliers, without their binary places.
-    fn multiplied(bytes: &[u8], multipliers: &[i16], out: &mut [i8]) -> () {
+    fn multiplied(weights: &[u8], multipliers: &[i16], out: &mut [i8]) -> () {
         const HALF: i16 = 1 << (PLACES - 1);
-        let mut pieces = out.chunks_exact_mut(2 * B);
-        for ((out, bytes), m) in
-            (&mut pieces).zip(bytes.chunks_exact(B)).zip(multipliers.chunks_exact(2 * B))
-        {
-            let weights = wide(bytes);
-            for j in 0..2 * B {
-                out[j] = (i16::from(weights[j]).wrapping_mul(m[j]).wrapping_add(HALF) >> PLACES) as i8;
-            }
-        }
-        let rest = pieces.into_remainder();
-        let bytes = &bytes[bytes.len() / B * B..];
-        let m = &multipliers[multipliers.len() - rest.len()..];
-        for ((out, m), w) in rest.iter_mut().zip(m).zip(bytes.iter().flat_map(|&b| pair(b))) {
-            *out = (i16::from(w).wrapping_mul(*m).wrapping_add(HALF) >> PLACES) as i8;
+        for ((out, &w), m) in out.iter_mut().zip(weights).zip(multipliers) {
+            *out = (signed(w).wrapping_mul(*m).wrapping_add(HALF) >> PLACES) as i8;
         }
     }
-}
-
-/// The weights in a byte, the first in the low half.
-#[inline(always)]
-fn pair(byte: u8) -> [i8; 2] {
-    [(byte << 4) as i8 >> 4, byte as i8 >> 4]
-}
-
-/// The same for `B` bytes: a shape that compiles to few instructions.
-#[inline(always)]
-fn wide(bytes: &[u8]) -> [i8; 2 * B] {
-    let mut words = [0u16; B];
-    for (word, &byte) in words.iter_mut().zip(bytes) {
-        let byte = u16::from(byte);
-        *word = ((byte | byte << 4) & 0x0f0f).to_le();
-    }
-    let halves: [u8; 2 * B] = bytemuck::cast(words);
-    halves.map(|v| (v ^ 8).wrapping_sub(8) as i8)
 }
 
 #[cfg(test)]
