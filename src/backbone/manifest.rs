@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::BackboneError;
 use crate::data::MediaSpec;
+use crate::engine::Compute;
 use crate::graph::canonical::MaskReport;
 use crate::graph::sites::Sites;
 
@@ -39,6 +40,10 @@ pub struct Manifest {
     pub family: String,
     /// How linear and embedding weights are stored.
     pub weights: Weights,
+    /// How products with the weights are to be computed, unless the user says otherwise: what
+    /// `prepare` was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compute: Option<Compute>,
     /// How the feature is taken from the last hidden state.
     pub pooling: Pooling,
     /// Longest input in tokens, special tokens included; for pictures and sounds the number of rows.

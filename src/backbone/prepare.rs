@@ -9,7 +9,7 @@ use super::{
     TOKENIZER_FILE, WEIGHTS_FILE, Weights, quantize, site,
 };
 use crate::data::{AudioSpec, ImageSpec, MediaSpec, Place, TextEncoder};
-use crate::engine::Engine;
+use crate::engine::{Compute, Engine};
 use crate::graph::canonical::{MaskReport, canonicalise, padding_masks};
 use crate::graph::sites::{Modality, Sites, discover};
 use crate::graph::{Graph, GraphError, onnx};
@@ -41,6 +41,8 @@ pub struct Prepare {
     pub image_size: Option<usize>,
     /// How to store weights.
     pub weights: Weights,
+    /// How devices are to compute products with them; left open by default.
+    pub compute: Option<Compute>,
     /// How to pool. By default the mean for text, the model's own output for CLIP and convolutional
     /// networks, and the class row for other pictures and sounds.
     pub pooling: Option<Pooling>,
@@ -65,6 +67,7 @@ impl Prepare {
             preprocess: None,
             image_size: None,
             weights: Weights::default(),
+            compute: None,
             pooling: None,
             max_length: None,
             name: None,
@@ -320,6 +323,7 @@ fn write_files(
         name: name.as_ref().map_or_else(|| family.to_owned(), plain),
         family: family.to_owned(),
         weights: options.weights,
+        compute: options.compute,
         pooling,
         frontend: options.frontend.as_ref().map(|_| FRONTEND_FILE.to_owned()),
         preprocess: preprocess(options, graph, &sites)?,

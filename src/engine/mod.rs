@@ -8,6 +8,8 @@ pub mod tract;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
@@ -93,16 +95,26 @@ fn executor(threads: usize) -> (usize, tract_linalg::multithread::Executor) {
     }
 }
 
-/// How products with frozen int8 weights are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// How products with frozen int8 and int4 weights are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compute {
     /// In f32, with the weights as they are stored.
     #[default]
     F32,
-    /// Forward products in int8: each row of x is rounded to 255 steps of its own size, and sums are
-    /// exact. Faster where the processor multiplies bytes (VNNI, the dot products of ARM), and less
-    /// exact; in f32 where it does not. Gradients are computed in f32.
+    /// In int8: each row of x is rounded to 255 steps of its own size, and sums are exact; gradients
+    /// are rounded twice and keep 15 bits. Faster where the processor multiplies bytes (VNNI, the dot
+    /// products of ARM), and less exact; in f32 where it does not.
     Int8,
+}
+
+impl std::fmt::Display for Compute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Compute::F32 => "f32",
+            Compute::Int8 => "int8",
+        })
+    }
 }
 
 /// Turns graphs into programs. Engines are cheap to share and hold no state of a task.

@@ -3,7 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::cli::repo;
+use edge_tune::backbone::{Manifest, Weights};
+use edge_tune::engine::Compute;
+
+use crate::cli::{json, repo, run};
+use crate::support::{colours, fixture, text_backbone};
 
 /// Exit status, stdout and stderr of a prediction with the bundled backbone.
 fn predict(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -33,6 +37,37 @@ fn wrong_engines_are_wrong_use() {
         assert_eq!(status, Some(2), "{err}");
         assert!(err.contains(said), "{err}");
     }
+}
+
+/// What `prepare` was told holds, unless the command line says otherwise.
+#[test]
+fn the_backbone_says_how_to_compute() {
+    let (dir, _) = text_backbone();
+    let dir = dir.path();
+    let model = fixture("exports/bert-dynamo/model.onnx");
+    let prepare = ["--tokenizer", "tokenizer.json", "--weights", "int4", "--out", "narrow"];
+    let prepare =
+        [&["prepare", model.to_str().unwrap(), "--compute", "int8"], &prepare[..]].concat();
+    assert_eq!(run(dir, &prepare).status.code(), Some(0));
+    let rows = colours(4).rows.into_iter().map(|r| format!("{},{}\n", r.label, r.text));
+    std::fs::write(dir.join("data.csv"), format!("label,text\n{}", rows.collect::<String>()))
+        .unwrap();
+    let on = ["--backbone", "narrow", "--json"];
+    let train = ["calibrate", "--method", "lora", "--epochs", "2", "--data", "data.csv"];
+    json(dir, &[&train[..], &on, &["--out", "d.safetensors"]].concat());
+    let scores = |more: &[&str]| {
+        let predict = ["predict", "--delta", "d.safetensors", "big red"];
+        json(dir, &[&predict[..], &on, more].concat())["scores"].clone()
+    };
+    let [usual, int8, f32] = [&[][..], &["--compute", "int8"], &["--compute", "f32"]].map(scores);
+    assert_eq!(usual, int8);
+    // Where no kernel multiplies bytes they are the same.
+    println!("in f32 {f32}, in int8 {int8}");
+    let manifest = Manifest::read(&dir.join("narrow")).unwrap();
+    assert_eq!((manifest.compute, manifest.weights), (Some(Compute::Int8), Weights::Int4));
+    let shown = run(dir, &["inspect", "narrow"]).stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(shown.contains("in int8") && shown.contains("int4, "), "{shown}");
 }
 
 #[cfg(not(feature = "ort"))]

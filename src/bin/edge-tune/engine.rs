@@ -20,10 +20,10 @@ pub struct EngineArg {
     /// The library of ONNX Runtime, for the engine ort; $ORT_DYLIB_PATH by default.
     #[arg(long, global = true, value_name = "FILE")]
     ort_library: Option<PathBuf>,
-    /// Products with int8 weights: f32, or int8, which is faster and less exact.
-    #[arg(long, global = true, value_name = "TYPE", default_value = "f32")]
-    #[arg(hide_possible_values = true)]
-    compute: Number,
+    /// Products with int8 and int4 weights: f32, or int8, which is faster and less exact; what the
+    /// backbone was prepared with (prepare --compute), or f32, by default.
+    #[arg(long, global = true, value_name = "TYPE", hide_possible_values = true)]
+    compute: Option<Number>,
     /// Threads of the engine; all cores by default.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
@@ -42,25 +42,26 @@ enum Number {
 }
 
 impl EngineArg {
-    pub fn engine(&self) -> anyhow::Result<Arc<dyn Engine>> {
+    /// The engine; `usual` is how the backbone wants products to be computed.
+    pub fn engine(&self, usual: Option<Compute>) -> anyhow::Result<Arc<dyn Engine>> {
+        let compute = self.compute().or(usual).unwrap_or_default();
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = self.threads.unwrap_or(all);
         match self.name()? {
             Name::Tract if self.ort_library.is_some() => {
                 Err(usage("--ort-library is for --engine ort"))
             }
-            Name::Tract => {
-                Ok(Arc::new(TractEngine::with_threads(threads).with_compute(self.compute())))
-            }
-            Name::Ort => self.ort(threads),
+            Name::Tract => Ok(Arc::new(TractEngine::with_threads(threads).with_compute(compute))),
+            Name::Ort => self.ort(threads, compute),
         }
     }
 
-    fn compute(&self) -> Compute {
-        match self.compute {
+    /// What was asked for.
+    pub fn compute(&self) -> Option<Compute> {
+        self.compute.map(|compute| match compute {
             Number::F32 => Compute::F32,
             Number::Int8 => Compute::Int8,
-        }
+        })
     }
 
     fn name(&self) -> anyhow::Result<Name> {
@@ -78,14 +79,14 @@ impl EngineArg {
     }
 
     #[cfg(feature = "ort")]
-    fn ort(&self, threads: usize) -> anyhow::Result<Arc<dyn Engine>> {
+    fn ort(&self, threads: usize, compute: Compute) -> anyhow::Result<Arc<dyn Engine>> {
         use edge_tune::engine::ort::OrtEngine;
         let engine = OrtEngine::load(self.ort_library.as_deref(), threads);
-        Ok(Arc::new(engine.map_err(edge_tune::Error::from)?.with_compute(self.compute())))
+        Ok(Arc::new(engine.map_err(edge_tune::Error::from)?.with_compute(compute)))
     }
 
     #[cfg(not(feature = "ort"))]
-    fn ort(&self, _: usize) -> anyhow::Result<Arc<dyn Engine>> {
+    fn ort(&self, _: usize, _: Compute) -> anyhow::Result<Arc<dyn Engine>> {
         Err(usage("this program was built without the engine ort; build it with --features ort"))
     }
 }

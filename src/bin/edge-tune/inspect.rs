@@ -100,6 +100,9 @@ pub fn backbone_text(m: &Manifest) -> String {
     }
     let r = &m.report;
     row("weights", format!("{}, {} matrices and tables quantized", m.weights, r.quantized));
+    if let Some(compute) = m.compute {
+        row("compute", format!("in {compute}, unless --compute says otherwise"));
+    }
     row(
         "measured",
         format!(

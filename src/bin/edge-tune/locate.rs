@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use edge_tune::Error;
-use edge_tune::backbone::MANIFEST_FILE;
+use edge_tune::backbone::{MANIFEST_FILE, Manifest};
 use edge_tune::delta::Delta;
 use edge_tune::runtime::{Model, Task};
 use edge_tune::store::{Entry, Store};
@@ -49,7 +49,9 @@ impl BackboneArg {
     }
 
     pub fn open(&self, out: &Output) -> anyhow::Result<Model> {
-        Ok(Model::open(&self.dir()?, out.engine.engine()?)?)
+        let dir = self.dir()?;
+        let manifest = Manifest::read(&dir).map_err(Error::from)?;
+        Ok(Model::open(&dir, out.engine.engine(manifest.compute)?)?)
     }
 }
 

@@ -10,8 +10,8 @@ use crate::output::Output;
 
 /// Make a backbone directory from a torch.onnx export.
 ///
-/// Finds every place where a delta can attach, stores the weights as int8, and compares the result
-/// with the export. A wrong padding mask of the legacy exporter is repaired or refused.
+/// Finds every place where a delta can attach, stores the weights as int8 or int4, and compares the
+/// result with the export. A wrong padding mask of the legacy exporter is repaired or refused.
 #[derive(clap::Args)]
 #[command(
     after_help = "Example:\n  edge-tune prepare export/model.onnx --tokenizer export/tokenizer.json --out my-backbone"
@@ -34,7 +34,7 @@ pub struct Args {
     /// Height and width of pictures where the model leaves them free; 224 by default.
     #[arg(long, value_name = "PIXELS")]
     image_size: Option<usize>,
-    /// How linear and embedding weights are stored.
+    /// How linear and embedding weights are stored; with int4, embeddings are int8.
     #[arg(long, value_enum, default_value = "int8")]
     weights: WeightsArg,
     /// How the feature is taken: the mean of the rows, the class row, or the model's own output.
@@ -76,6 +76,7 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
             WeightsArg::Int4 => Weights::Int4,
             WeightsArg::F32 => Weights::F32,
         },
+        compute: out.engine.compute(),
         pooling: args.pooling.map(|p| match p {
             PoolingArg::Cls => Pooling::Cls,
             PoolingArg::Mean => Pooling::Mean,
@@ -91,7 +92,7 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         ..Prepare::new(args.model, &args.out)
     };
     let manifest =
-        prepare(&options, &*out.engine.engine()?, |step| out.note(format_args!("{step} ...")))
+        prepare(&options, &*out.engine.engine(None)?, |step| out.note(format_args!("{step} ...")))
             .map_err(Error::from)?;
     if manifest.report.mask == MaskReport::Repaired {
         out.note("repaired: the export ignored its padding mask (a defect of the legacy exporter)");
