@@ -62,7 +62,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    memory::keep_freed();
+    memory::keep_apart();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return output::wrong_use(&e),
