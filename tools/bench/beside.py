@@ -36,7 +36,9 @@ METHODS = {"lora": ["rank=8", "alpha=16", "targets=query,value"], "prefix-tuning
            # Beside LoRA on all layers: what lies below is computed once.
            "lora on the last 2 layers": ["rank=8", "alpha=16", "targets=query,value", "layers=last-2"]}
 PICTURES, PIXELS = 4, 224
-PICTURE_METHODS = {"vpt-deep": ["rows=10"]}
+ROWS_OF_PICTURES = 10
+PICTURE_METHODS = {"lora": METHODS["lora"], "prefix-tuning": ["rows=10"], "vpt-shallow": ["rows=10"],
+                   "vpt-deep": ["rows=10"]}
 WORDS = "the light kitchen music play weather alarm on off".split()
 
 
@@ -100,33 +102,56 @@ def torch_text(method):
 
 
 def torch_pictures(method):
-    """The same for a ViT-B/16 of transformers; the prompts of VPT are by hand, as PEFT lacks them."""
+    """The same for a ViT-B/16 of transformers. Prompts and prefixes are by hand: PEFT has none for it."""
     import torch
     import transformers
-    assert method == "vpt-deep", method
     model = transformers.ViTModel(transformers.ViTConfig(), add_pooling_layer=False).eval()
     model.requires_grad_(False)
     pixels = torch.randn(PICTURES, 3, PIXELS, PIXELS)
     layers = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
-    prompts = [torch.zeros(10, 768, requires_grad=True) for _ in layers]
+    labels = [i % 2 for i in range(PICTURES)]
+    if method == "lora":
+        import peft
+        config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+        model = peft.get_peft_model(model, config)
+    delta = [p for p in model.parameters() if p.requires_grad]
+    if method == "prefix-tuning":
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        def prefixed(module, q, k, v, mask, **options):
+            k, v = (torch.cat([rows.expand(len(x), -1, -1, -1), x], 2)
+                    for rows, x in zip(module.prefix, (k, v)))
+            return sdpa_attention_forward(module, q, k, v, mask, **options)
+        transformers.AttentionInterface.register("prefixed", prefixed)
+        model.set_attn_implementation("prefixed")
+        for layer in layers:
+            shape = (12, ROWS_OF_PICTURES, 64)
+            layer.attention.prefix = [torch.randn(shape, requires_grad=True) for _ in range(2)]
+            delta += layer.attention.prefix
+    if not method.startswith("vpt"):
+        return delta, lambda: model(pixels).last_hidden_state[:, 0], labels
+    deep = len(layers) if method == "vpt-deep" else 1
+    delta = [torch.zeros(ROWS_OF_PICTURES, 768, requires_grad=True) for _ in range(deep)]
 
     def feature():
         x = model.embeddings(pixels)
-        for i, (layer, rows) in enumerate(zip(layers, prompts)):
-            rest = x[:, 1:] if i == 0 else x[:, 1 + len(rows):]
-            x = layer(torch.cat([x[:, :1], rows.expand(len(x), -1, -1), rest], 1))
+        for i, layer in enumerate(layers):
+            if i < deep:
+                rest = x[:, 1:] if i == 0 else x[:, 1 + ROWS_OF_PICTURES:]
+                x = torch.cat([x[:, :1], delta[i].expand(len(x), -1, -1), rest], 1)
+            x = layer(x)
             x = x[0] if isinstance(x, tuple) else x
         return model.layernorm(x)[:, 0]
-    return prompts, feature, [i % 2 for i in range(PICTURES)]
+    return delta, feature, labels
 
 
-def torch_steps(method):
+def torch_steps(method, text):
     """Prints the median milliseconds of a step in torch."""
     import torch
     torch.set_num_threads(2)
-    delta, feature, labels = (torch_text if method in METHODS else torch_pictures)(method)
+    delta, feature, labels = (torch_text if text else torch_pictures)(method)
     labels = torch.tensor(labels)
-    head = torch.nn.Linear(384 if method in METHODS else 768, 2)
+    head = torch.nn.Linear(384 if text else 768, 2)
     optimizer = torch.optim.AdamW([*delta, *head.parameters()], lr=1e-4)
     times = []
     for _ in range(STEPS + 2):
@@ -185,11 +210,12 @@ def steps(edge_tune, backbone, methods, rounds):
     environment = dict(os.environ, ORT_DYLIB_PATH=library())
     with tempfile.TemporaryDirectory() as folder:
         data = (texts if methods is METHODS else pictures)(Path(folder))
-        batch = ROWS if methods is METHODS else PICTURES
+        batch, count = (ROWS, STEPS) if methods is METHODS else (PICTURES, STEPS // 2)
         for _ in range(rounds):
             for name, settings in methods.items():
                 method = name.split()[0]
                 torch = [sys.executable, "-m", "tools.bench.beside", "--torch", method]
+                torch += [] if methods is METHODS else ["--backbone", backbone]
                 report, peak = watched(torch, environment)
                 found.setdefault(("torch + PEFT", name), []).append((report["ms"], peak))
                 for engine, compute in itertools.product(("tract", "ort"), ("f32", "int8")):
@@ -200,9 +226,9 @@ def steps(edge_tune, backbone, methods, rounds):
                                "--out", Path(folder) / "d.safetensors"]
                     command += [x for s in settings for x in ("--set", s)]
                     # The difference is the steps alone, without what is done before and after.
-                    short, _ = watched([*command, "--epochs", STEPS], environment)
-                    long, peak = watched([*command, "--epochs", 3 * STEPS], environment)
-                    ms = 1e3 * (long["seconds"] - short["seconds"]) / (2 * STEPS)
+                    short, _ = watched([*command, "--epochs", count], environment)
+                    long, peak = watched([*command, "--epochs", 3 * count], environment)
+                    ms = 1e3 * (long["seconds"] - short["seconds"]) / (2 * count)
                     key = (f"edge-tune, {engine}, {compute}", name)
                     found.setdefault(key, []).append((ms, peak))
     return {k: [statistics.median(x) for x in zip(*v)] for k, v in found.items()}
@@ -241,7 +267,7 @@ def main():
     parser.add_argument("--torch", metavar="METHOD", help="measure torch alone, in this process")
     args = parser.parse_args()
     if args.torch:
-        return torch_steps(args.torch)
+        return torch_steps(args.torch, not args.backbone)
     if not args.export:
         parser.error("--export is needed")
     programs = [p for p in (ROOT / "target/release/deps").glob("forward-*") if not p.suffix]
