@@ -49,6 +49,14 @@ def library():
     return os.environ.get("ORT_DYLIB_PATH") or found[0]
 
 
+def program():
+    """The newest build of the benchmark of forward passes."""
+    programs = [p for p in (ROOT / "target/release/deps").glob("forward-*") if not p.suffix]
+    if not programs:
+        sys.exit("error: build the benchmark first: cargo bench --bench forward --features ort --no-run")
+    return max(programs, key=lambda p: p.stat().st_mtime)
+
+
 def bare(export, quantized, threads):
     """Median milliseconds of onnxruntime alone, f32 and dynamic int8, in turns."""
     import numpy as np
@@ -181,11 +189,11 @@ def watched(command, environment):
     return json.loads(child.stdout.read()), peak
 
 
-def texts(folder):
-    """A data set of `ROWS` texts."""
+def texts(folder, rows=ROWS, tokens=TOKENS):
+    """A data set of texts."""
     lines = ["text,label"]
-    for r in range(ROWS):
-        text = " ".join(WORDS[(i * 7 + r * 3 + i // 5) % 9] for i in range(TOKENS - 2))
+    for r in range(max(rows, 2)):
+        text = " ".join(WORDS[(i * 7 + r * 3 + i // 5) % 9] for i in range(tokens - 2))
         lines.append(f"{text},{'ab'[r % 2]}")
     data = folder / "texts.csv"
     data.write_text("\n".join(lines) + "\n")
@@ -270,16 +278,13 @@ def main():
         return torch_steps(args.torch, not args.backbone)
     if not args.export:
         parser.error("--export is needed")
-    programs = [p for p in (ROOT / "target/release/deps").glob("forward-*") if not p.suffix]
-    if not programs:
-        sys.exit("error: build the benchmark first: cargo bench --bench forward --features ort --no-run")
+    measured = program()
     from onnxruntime.quantization import QuantType, quantize_dynamic
     with tempfile.TemporaryDirectory() as folder:
         quantized = Path(folder) / "int8.onnx"
         quantize_dynamic(args.export, quantized, weight_type=QuantType.QInt8)
-        program = max(programs, key=lambda p: p.stat().st_mtime)
         backbone = args.backbone or ROOT / "models/minilm-l6"
-        passes = forward(program, args.export, quantized, backbone, args.rounds)
+        passes = forward(measured, args.export, quantized, backbone, args.rounds)
     methods = PICTURE_METHODS if args.backbone else METHODS
     taken = steps(args.edge_tune, backbone.absolute(), methods, args.rounds)
     sizes = ("a picture", "4 pictures") if args.backbone else ("128 tokens", "8 x 128 tokens")

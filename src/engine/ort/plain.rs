@@ -1,0 +1,78 @@
+//! Forward programs in standard ONNX alone, for execution providers: they take no operator of ours.
+
+use crate::graph::frozen::BLOCK;
+use crate::graph::{Attrs, DOMAIN, Graph, GraphError, Node, ValueId};
+use crate::tensor::{DType, Tensor};
+
+/// The element type number of f32.
+const FLOAT: i64 = 1;
+
+/// `graph` with standard operators in place of ours; none if one of them computes gradients, for which
+/// there is no standard operator.
+pub(super) fn plain(graph: &Graph) -> Result<Option<Graph>, GraphError> {
+    let mut plain = graph.clone();
+    for node in std::mem::take(&mut plain.nodes) {
+        if node.domain() != DOMAIN {
+            plain.nodes.push(node);
+            continue;
+        }
+        match node.op.as_str() {
+            "FrozenLinear" if node.attrs.int("backward").unwrap_or(0) == 0 => {
+                let w = weights(&mut plain, &node, 1, 2, 1)?;
+                plain.op("MatMul", &[node.input(0)?, w], Attrs::none())?;
+            }
+            "FrozenGather" => {
+                let table = weights(&mut plain, &node, 0, 1, 0)?;
+                plain.op("Gather", &[table, node.input(2)?], Attrs::none())?;
+            }
+            "FusedAttention" => attention(&mut plain, &node)?,
+            _ => return Ok(None),
+        }
+        // What read the value of our operator reads that of the last one in its place.
+        if let Some(last) = plain.nodes.last_mut() {
+            last.outputs = node.outputs;
+        }
+    }
+    plain.prune();
+    Ok(Some(plain))
+}
+
+/// The floats of input `w`, with the scales in input `scale` along `axis`.
+fn weights(
+    graph: &mut Graph,
+    node: &Node,
+    w: usize,
+    scale: usize,
+    axis: i64,
+) -> Result<ValueId, GraphError> {
+    let w = node.input(w)?;
+    if graph.value(w).dtype == DType::F32 {
+        return Ok(w);
+    }
+    let scale = node.input(scale)?;
+    if graph.value(w).dtype != DType::I4 {
+        return graph.op("DequantizeLinear", &[w, scale], Attrs::none().with("axis", axis));
+    }
+    let scale = graph.op("Cast", &[scale], Attrs::none().with("to", FLOAT))?;
+    let blocks = Attrs::none().with("axis", 0i64).with("block_size", BLOCK as i64);
+    graph.op("DequantizeLinear", &[w, scale], blocks)
+}
+
+/// softmax(q k^T scale + mask) v, with heads in the third dimension of q, k, v and of the result.
+fn attention(graph: &mut Graph, node: &Node) -> Result<(), GraphError> {
+    let order = |perm: [i64; 4]| Attrs::none().with("perm", perm.as_slice());
+    let q = graph.op("Transpose", &[node.input(0)?], order([0, 2, 1, 3]))?;
+    let k = graph.op("Transpose", &[node.input(1)?], order([0, 2, 3, 1]))?;
+    let v = graph.op("Transpose", &[node.input(2)?], order([0, 2, 1, 3]))?;
+    let scale = Tensor::scalar(node.attrs.float("scale").unwrap_or(1.0));
+    let scale = graph.add_constant("scale", scale);
+    let q = graph.op("Mul", &[q, scale], Attrs::none())?;
+    let mut scores = graph.op("MatMul", &[q, k], Attrs::none())?;
+    if let Some(mask) = node.inputs.get(3).copied().flatten() {
+        scores = graph.op("Add", &[scores, mask], Attrs::none())?;
+    }
+    let p = graph.op("Softmax", &[scores], Attrs::none().with("axis", -1i64))?;
+    let y = graph.op("MatMul", &[p, v], Attrs::none())?;
+    graph.op("Transpose", &[y], order([0, 2, 1, 3]))?;
+    Ok(())
+}
