@@ -45,6 +45,17 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The library of ONNX Runtime lacks an execution provider.
+    #[error(
+        "ONNX Runtime was built without the execution provider {provider}; it has {}",
+        available.join(", ")
+    )]
+    Provider {
+        /// What was asked for.
+        provider: &'static str,
+        /// Those that it has.
+        available: Vec<&'static str>,
+    },
     /// The caller passed other inputs than the program has.
     #[error("input `{name}`: {reason}")]
     Input {
@@ -62,6 +73,7 @@ impl EngineError {
             EngineError::Compile { .. } => "engine.compile",
             EngineError::Run { .. } => "engine.run",
             EngineError::Library { .. } => "engine.library",
+            EngineError::Provider { .. } => "engine.provider",
             EngineError::Input { .. } => "engine.input",
         }
     }

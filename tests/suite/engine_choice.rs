@@ -32,6 +32,7 @@ fn wrong_engines_are_wrong_use() {
         (&["--engine", "tensorflow"][..], &[][..], "tensorflow"),
         (&[], &[("EDGE_TUNE_ENGINE", "tensorflow")], "$EDGE_TUNE_ENGINE is tensorflow"),
         (&["--ort-library", "libonnxruntime.so"], &[], "--ort-library is for --engine ort"),
+        (&["--provider", "cpu"], &[], "--provider is for --engine ort"),
     ] {
         let (status, _, err) = predict(dir.path(), args, variables);
         assert_eq!(status, Some(2), "{err}");
@@ -139,5 +140,106 @@ mod library {
             let said = refusal(dir, &to);
             assert!(said.contains(&to) && said.contains(part), "{said}");
         }
+    }
+}
+
+#[cfg(feature = "ort")]
+mod providers {
+    use std::sync::Arc;
+
+    use edge_tune::backbone::{Backbone, Prepare, prepare};
+    use edge_tune::engine::ort::{OrtEngine, Provider};
+    use edge_tune::engine::{Engine, EngineError, Feed};
+    use edge_tune::methods::{self, Settings};
+    use edge_tune::runtime::Model;
+    use edge_tune::tensor::{DType, Tensor};
+    use edge_tune::train::{Options, Task, calibrate};
+
+    use super::*;
+    use crate::support::difference;
+
+    /// Our operators, and ONNX Runtime's own kernels.
+    fn both() -> [Arc<dyn Engine>; 2] {
+        let own = OrtEngine::load(None, 2).unwrap();
+        let provider = own.clone().with_provider(Provider::Cpu).unwrap();
+        [Arc::new(own), Arc::new(provider)]
+    }
+
+    #[test]
+    fn predictions_with_a_delta_agree() {
+        let (_dir, path) = text_backbone();
+        let [own, provider] = both().map(|e| Model::open(&path, e).unwrap());
+        let data = colours(4);
+        let rows: Vec<usize> = (0..data.rows.len()).collect();
+        for name in ["lora", "prefix-tuning"] {
+            let method = methods::find(name).unwrap();
+            let settings = Settings::resolve(method, []).unwrap();
+            // Trained on our operators, with those of the provider where there is no gradient.
+            let task = Task::new(&provider, method, settings, &data, &rows, &[]).unwrap();
+            let options = Options { epochs: Some(3), ..Options::default() };
+            let delta = calibrate(&task, &options, &mut ()).unwrap().0;
+            let logits = |model: &Model| {
+                let task = model.load(&delta).unwrap();
+                let text = model.encoder().unwrap().encode("big red quiet").unwrap();
+                model.logits(&task, &[&text.into()]).unwrap().to_f32().into_owned()
+            };
+            for (a, b) in logits(&own).iter().zip(logits(&provider)) {
+                assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_of_every_form_of_weights_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        for export in ["vit-dynamo", "mobilenet-dynamo"] {
+            for weights in [Weights::F32, Weights::Int8, Weights::Int4] {
+                let out = dir.path().join(format!("{export}-{weights}"));
+                let model = fixture(&format!("exports/{export}/model.onnx"));
+                let engines = both();
+                let options = Prepare { weights, ..Prepare::new(model, &out) };
+                prepare(&options, &*engines[0], |_| ()).unwrap();
+                let backbone = Backbone::load(&out).unwrap();
+                let graph = backbone.graph();
+                let shape: Vec<usize> = graph
+                    .shape(graph.inputs[0])
+                    .iter()
+                    .map(|d| d.constant().unwrap_or(2))
+                    .collect();
+                let n = shape.iter().product::<usize>();
+                let x: Vec<f32> = (0..n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+                let x = Tensor::new(&shape, &x).unwrap();
+                let [a, b] = engines.map(|engine| {
+                    let program = engine.compile(graph, &[]).unwrap();
+                    program.run(&[Feed::Tensor(&x)]).unwrap().remove(0)
+                });
+                assert_eq!((a.dtype(), a.shape()), (DType::F32, b.shape()));
+                let worst = difference(&a, &b);
+                println!("{export} {weights}: {worst:.1e}");
+                assert!(worst < 1e-4, "{export} {weights}: {worst}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_provider_that_is_not_there_is_refused() {
+        let own = OrtEngine::load(None, 1).unwrap();
+        let lacking = Provider::ALL.into_iter().find(|p| own.clone().with_provider(*p).is_err());
+        let lacking = lacking.expect("no library has all of them");
+        let e = own.with_provider(lacking).err().unwrap();
+        assert!(matches!(e, EngineError::Provider { .. }) && e.code() == "engine.provider");
+        assert!(e.to_string().contains(lacking.name()) && e.to_string().contains("cpu"), "{e}");
+        let dir = tempfile::tempdir().unwrap();
+        let library = std::env::var("ORT_DYLIB_PATH").unwrap();
+        let run = |name: &str| {
+            let args = ["--engine", "ort", "--provider", name];
+            predict(dir.path(), &args, &[("ORT_DYLIB_PATH", library.as_str())])
+        };
+        let (status, out, _) = run(lacking.name());
+        assert_eq!(status, Some(1));
+        assert!(out.contains("engine.provider"), "{out}");
+        let (status, _, err) = run("abacus");
+        assert_eq!(status, Some(2), "{err}");
+        assert!(err.contains("abacus") && err.contains("xnnpack"), "{err}");
     }
 }

@@ -20,6 +20,10 @@ pub struct EngineArg {
     /// The library of ONNX Runtime, for the engine ort; $ORT_DYLIB_PATH by default.
     #[arg(long, global = true, value_name = "FILE")]
     ort_library: Option<PathBuf>,
+    /// What runs predictions on the engine ort: cpu for ONNX Runtime's own kernels, or xnnpack, coreml,
+    /// nnapi, qnn, cuda, openvino, directml, webgpu where its library has them.
+    #[arg(long, global = true, value_name = "NAME")]
+    provider: Option<String>,
     /// Products with int8 and int4 weights: f32, or int8, which is faster and less exact; what the
     /// backbone was prepared with (prepare --compute), or f32, by default.
     #[arg(long, global = true, value_name = "TYPE", hide_possible_values = true)]
@@ -51,6 +55,7 @@ impl EngineArg {
             Name::Tract if self.ort_library.is_some() => {
                 Err(usage("--ort-library is for --engine ort"))
             }
+            Name::Tract if self.provider.is_some() => Err(usage("--provider is for --engine ort")),
             Name::Tract => Ok(Arc::new(TractEngine::with_threads(threads).with_compute(compute))),
             Name::Ort => self.ort(threads, compute),
         }
@@ -80,9 +85,16 @@ impl EngineArg {
 
     #[cfg(feature = "ort")]
     fn ort(&self, threads: usize, compute: Compute) -> anyhow::Result<Arc<dyn Engine>> {
-        use edge_tune::engine::ort::OrtEngine;
+        use edge_tune::engine::ort::{OrtEngine, Provider};
         let engine = OrtEngine::load(self.ort_library.as_deref(), threads);
-        Ok(Arc::new(engine.map_err(edge_tune::Error::from)?.with_compute(compute)))
+        let mut engine = engine.map_err(edge_tune::Error::from)?.with_compute(compute);
+        if let Some(name) = &self.provider {
+            let all = Provider::ALL.map(Provider::name).join(", ");
+            let provider = Provider::find(name)
+                .ok_or_else(|| usage(format!("--provider is {name}, not one of {all}")))?;
+            engine = engine.with_provider(provider).map_err(edge_tune::Error::from)?;
+        }
+        Ok(Arc::new(engine))
     }
 
     #[cfg(not(feature = "ort"))]

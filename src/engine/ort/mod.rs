@@ -7,22 +7,26 @@
 mod arena;
 mod lower;
 mod operators;
+mod plain;
 mod program;
+mod provider;
 mod values;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tract_linalg::multithread::Executor;
 
 use super::{Bound, Compute, Engine, EngineError, Program, executor, inputs};
 use crate::graph::{Dim, Graph};
 use crate::tensor::Tensor;
 use program::{OrtBound, OrtProgram};
+pub use provider::Provider;
 
 const NAME: &str = "ort";
 /// Names the shared library where no path is given.
@@ -44,6 +48,7 @@ pub struct OrtEngine {
     threads: usize,
     executor: Executor,
     compute: Compute,
+    provider: Option<Provider>,
 }
 
 impl OrtEngine {
@@ -56,7 +61,7 @@ impl OrtEngine {
     pub fn load(library: Option<&Path>, threads: usize) -> Result<OrtEngine, EngineError> {
         let environment = environment(library)?;
         let (threads, executor) = executor(threads);
-        Ok(OrtEngine { environment, threads, executor, compute: Compute::F32 })
+        Ok(OrtEngine { environment, threads, executor, compute: Compute::F32, provider: None })
     }
 
     /// The same with another way to compute products with frozen weights.
@@ -65,12 +70,58 @@ impl OrtEngine {
         OrtEngine { compute, ..self }
     }
 
+    /// The same with an execution provider for forward programs. It gets the weights as tensors, which the
+    /// library copies. Programs with gradients stay on our operators over the mapped weights.
+    ///
+    /// # Errors
+    /// [`EngineError::Provider`] if the library was built without it.
+    pub fn with_provider(self, provider: Provider) -> Result<OrtEngine, EngineError> {
+        if provider.available() {
+            return Ok(OrtEngine { provider: Some(provider), ..self });
+        }
+        let available = Provider::ALL.into_iter().filter(|p| p.available());
+        let available = available.map(Provider::name).collect();
+        Err(EngineError::Provider { provider: provider.name(), available })
+    }
+
+    /// A forward program for the execution provider; none if it computes gradients.
+    fn on_provider(
+        &self,
+        provider: Provider,
+        graph: &Graph,
+        pins: &[(Dim, usize)],
+    ) -> Result<Option<OrtProgram>, String> {
+        let Some(plain) = plain::plain(graph).map_err(|e| e.to_string())? else { return Ok(None) };
+        let lowered =
+            lower::lower(&plain, &self.executor, self.compute).map_err(|e| format!("{e:#}"))?;
+        let accuracy = match self.compute {
+            Compute::F32 => "1",
+            Compute::Int8 => "4",
+        };
+        let build = || -> ort::Result<Session> {
+            let builder = Session::builder(&self.environment)?
+                .with_optimization_level(GraphOptimizationLevel::All)?
+                .with_intra_threads(self.threads)?
+                .with_log_level(LogLevel::Fatal)?
+                // How ONNX Runtime's own kernels compute with stored integers.
+                .with_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)?
+                .with_execution_providers([provider.dispatch()])?;
+            pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
+        };
+        let session = build().map_err(|e| format!("execution provider {provider}: {e}"))?;
+        Ok(Some(program(graph, pins, session)))
+    }
+
     fn session(&self, graph: &Graph, pins: &[(Dim, usize)]) -> Result<OrtProgram, String> {
-        let inputs = inputs::of(graph, pins);
+        if let Some(provider) = self.provider
+            && let Some(program) = self.on_provider(provider, graph, pins)?
+        {
+            return Ok(program);
+        }
         let lowered =
             lower::lower(graph, &self.executor, self.compute).map_err(|e| format!("{e:#}"))?;
         let build = || -> ort::Result<Session> {
-            let mut builder = Session::builder(&self.environment)?
+            let builder = Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(self.threads)?
                 // Errors come back as values.
@@ -82,12 +133,7 @@ impl OrtEngine {
                 .with_memory_pattern(false)?
                 .with_env_allocators()?
                 .with_operators(operators::domain(lowered.frozen)?)?;
-            for (dim, size) in pins {
-                if let Some(name) = lowered.dims.get(dim) {
-                    builder = builder.with_dimension_override(name, *size as i64)?;
-                }
-            }
-            builder.commit_from_memory(&lowered.model)
+            pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
         };
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
         let session = if *built {
@@ -99,9 +145,27 @@ impl OrtEngine {
             first
         };
         let session = session.map_err(|e| e.to_string())?;
-        let outputs = graph.outputs.iter().map(|&v| graph.value(v).name.clone()).collect();
-        Ok(OrtProgram::new(inputs, outputs, session))
+        Ok(program(graph, pins, session))
     }
+}
+
+/// With the sizes of the dimensions that do not vary.
+fn pinned(
+    mut builder: SessionBuilder,
+    names: &HashMap<Dim, String>,
+    pins: &[(Dim, usize)],
+) -> ort::Result<SessionBuilder> {
+    for (dim, size) in pins {
+        if let Some(name) = names.get(dim) {
+            builder = builder.with_dimension_override(name, *size as i64)?;
+        }
+    }
+    Ok(builder)
+}
+
+fn program(graph: &Graph, pins: &[(Dim, usize)], session: Session) -> OrtProgram {
+    let outputs = graph.outputs.iter().map(|&v| graph.value(v).name.clone()).collect();
+    OrtProgram::new(inputs::of(graph, pins), outputs, session)
 }
 
 impl Engine for OrtEngine {

@@ -76,3 +76,33 @@ fn attention(graph: &mut Graph, node: &Node) -> Result<(), GraphError> {
     graph.op("Transpose", &[y], order([0, 2, 1, 3]))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Dim;
+
+    fn product(backward: i64) -> Graph {
+        let mut g = Graph::new();
+        let x = g.add_input("x", DType::F32, &[Dim::BATCH, 64.into()]).unwrap();
+        let w = g.add_constant("w", Tensor::zeros(DType::I4, &[64, 64]));
+        let scale = g.add_constant("scale", Tensor::zeros(DType::F16, &[2, 64]));
+        let attrs = Attrs::none().with("backward", backward);
+        let y = g.op("FrozenLinear", &[x, w, scale], attrs).unwrap();
+        g.outputs = vec![g.op("Relu", &[y], Attrs::none()).unwrap()];
+        g
+    }
+
+    #[test]
+    fn no_operator_of_ours_remains() {
+        let plain = plain(&product(0)).unwrap().unwrap();
+        let ops: Vec<&str> = plain.nodes.iter().map(|n| n.op.as_str()).collect();
+        assert_eq!(ops, ["Cast", "DequantizeLinear", "MatMul", "Relu"]);
+        assert_eq!(plain.outputs.len(), 1);
+    }
+
+    #[test]
+    fn gradients_are_left_to_our_operators() {
+        assert!(plain(&product(1)).unwrap().is_none());
+    }
+}
