@@ -30,10 +30,9 @@ CASES = [
     ("trec6", "prefix-tuning", ["rows=20"]),
     ("trec6", "prompt-tuning", ["rows=20"]),
     ("cifar10", "linear", []),
-    ("cifar10", "bias", []),
     ("cifar10", "vpt-deep", ["rows=10"]),
 ]
-EPOCHS = {"linear": 100, "bias": 10, "vpt-deep": 10}
+EPOCHS = {"linear": 100, "vpt-deep": 10}
 SIDES = list(itertools.product(("tract", "ort"), ("f32", "int8")))
 SAVED = "saved"
 
