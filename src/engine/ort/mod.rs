@@ -111,7 +111,7 @@ impl OrtEngine {
                 .with_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)?
                 // With 1, constants behind a DequantizeLinear are folded.
                 .with_config_entry("session.disable_quant_qdq", fold)?;
-            let builder = provider.add(builder, self.threads)?;
+            let builder = provider.add(builder, self.threads, self.compute)?;
             pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
         };
         let session = build().map_err(|e| format!("execution provider {provider}: {e}"))?;

@@ -7,6 +7,8 @@ use ort::AsPointer;
 use ort::ep::{self, ExecutionProvider};
 use ort::session::builder::SessionBuilder;
 
+use crate::engine::Compute;
+
 /// Who runs forward programs, in place of the operators that share the mapped weights. What a provider
 /// cannot run, ONNX Runtime's own kernels do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +89,7 @@ impl Provider {
         self,
         mut builder: SessionBuilder,
         threads: usize,
+        compute: Compute,
     ) -> ort::Result<SessionBuilder> {
         let to = &mut builder;
         match self {
@@ -104,7 +107,14 @@ impl Provider {
             Provider::Nnapi => ep::NNAPI::default().register(to),
             Provider::Qnn => ep::QNN::default().register(to),
             Provider::Cuda => ep::CUDA::default().register(to),
-            Provider::OpenVino => ep::OpenVINO::default().with_num_threads(threads).register(to),
+            Provider::OpenVino => {
+                let openvino = ep::OpenVINO::default().with_num_threads(threads);
+                match compute {
+                    // Or it rounds x to int8 where weights are stored as integers, also with FP32.
+                    Compute::F32 => openvino.with_precision("ACCURACY").register(to),
+                    Compute::Int8 => openvino.register(to),
+                }
+            }
             Provider::DirectMl => ep::DirectML::default().register(to),
             Provider::WebGpu => WebGpu.register(to),
         }?;
