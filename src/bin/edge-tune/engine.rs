@@ -86,12 +86,15 @@ impl EngineArg {
     #[cfg(feature = "ort")]
     fn ort(&self, threads: usize, compute: Compute) -> anyhow::Result<Arc<dyn Engine>> {
         use edge_tune::engine::ort::{OrtEngine, Provider};
+        let all = || Provider::ALL.map(Provider::name).join(", ");
+        let find = |name: &String| {
+            let wrong = || usage(format!("--provider is {name}, not one of {}", all()));
+            Provider::find(name).ok_or_else(wrong)
+        };
+        let provider = self.provider.as_ref().map(find).transpose()?;
         let engine = OrtEngine::load(self.ort_library.as_deref(), threads);
         let mut engine = engine.map_err(edge_tune::Error::from)?.with_compute(compute);
-        if let Some(name) = &self.provider {
-            let all = Provider::ALL.map(Provider::name).join(", ");
-            let provider = Provider::find(name)
-                .ok_or_else(|| usage(format!("--provider is {name}, not one of {all}")))?;
+        if let Some(provider) = provider {
             engine = engine.with_provider(provider).map_err(edge_tune::Error::from)?;
         }
         Ok(Arc::new(engine))

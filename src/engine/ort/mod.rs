@@ -71,7 +71,8 @@ impl OrtEngine {
     }
 
     /// The same with an execution provider for forward programs. It gets the weights as tensors, which the
-    /// library copies. Programs with gradients stay on our operators over the mapped weights.
+    /// library copies. Nodes that it cannot take run on the CPU. Programs in which a gradient passes
+    /// through an operator of ours stay on these operators, over the mapped weights.
     ///
     /// # Errors
     /// [`EngineError::Provider`] if the library was built without it.
@@ -98,14 +99,19 @@ impl OrtEngine {
             Compute::F32 => "1",
             Compute::Int8 => "4",
         };
+        let fold = if provider.wants_floats() { "1" } else { "0" };
         let build = || -> ort::Result<Session> {
             let builder = Session::builder(&self.environment)?
                 .with_optimization_level(GraphOptimizationLevel::All)?
                 .with_intra_threads(self.threads)?
                 .with_log_level(LogLevel::Fatal)?
+                .with_intra_op_spinning(false)?
+                .with_memory_pattern(false)?
                 // How ONNX Runtime's own kernels compute with stored integers.
                 .with_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)?
-                .with_execution_providers([provider.dispatch()])?;
+                // With 1, constants behind a DequantizeLinear are folded.
+                .with_config_entry("session.disable_quant_qdq", fold)?;
+            let builder = provider.add(builder, self.threads, self.compute)?;
             pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
         };
         let session = build().map_err(|e| format!("execution provider {provider}: {e}"))?;

@@ -18,13 +18,10 @@ pub(super) fn plain(graph: &Graph) -> Result<Option<Graph>, GraphError> {
         }
         match node.op.as_str() {
             "FrozenLinear" if node.attrs.int("backward").unwrap_or(0) == 0 => {
-                let w = weights(&mut plain, &node, 1, 2, 1)?;
+                let w = weights(&mut plain, &node)?;
                 plain.op("MatMul", &[node.input(0)?, w], Attrs::none())?;
             }
-            "FrozenGather" => {
-                let table = weights(&mut plain, &node, 0, 1, 0)?;
-                plain.op("Gather", &[table, node.input(2)?], Attrs::none())?;
-            }
+            "FrozenGather" => rows(&mut plain, &node)?,
             "FusedAttention" => attention(&mut plain, &node)?,
             _ => return Ok(None),
         }
@@ -37,25 +34,35 @@ pub(super) fn plain(graph: &Graph) -> Result<Option<Graph>, GraphError> {
     Ok(Some(plain))
 }
 
-/// The floats of input `w`, with the scales in input `scale` along `axis`.
-fn weights(
-    graph: &mut Graph,
-    node: &Node,
-    w: usize,
-    scale: usize,
-    axis: i64,
-) -> Result<ValueId, GraphError> {
-    let w = node.input(w)?;
+/// The weights of a product as floats.
+fn weights(graph: &mut Graph, node: &Node) -> Result<ValueId, GraphError> {
+    let w = node.input(1)?;
     if graph.value(w).dtype == DType::F32 {
         return Ok(w);
     }
-    let scale = node.input(scale)?;
+    let scale = node.input(2)?;
     if graph.value(w).dtype != DType::I4 {
-        return graph.op("DequantizeLinear", &[w, scale], Attrs::none().with("axis", axis));
+        return graph.op("DequantizeLinear", &[w, scale], Attrs::none().with("axis", 1i64));
     }
     let scale = graph.op("Cast", &[scale], Attrs::none().with("to", FLOAT))?;
     let blocks = Attrs::none().with("axis", 0i64).with("block_size", BLOCK as i64);
     graph.op("DequantizeLinear", &[w, scale], blocks)
+}
+
+/// Rows of a table as floats. They are taken as they are stored: a `DequantizeLinear` in front of the
+/// `Gather` would make floats of the whole table in every run.
+fn rows(graph: &mut Graph, node: &Node) -> Result<(), GraphError> {
+    let (table, ids) = (node.input(0)?, node.input(2)?);
+    let rows = graph.op("Gather", &[table, ids], Attrs::none())?;
+    if graph.value(table).dtype == DType::F32 {
+        return Ok(());
+    }
+    let rows = graph.op("Cast", &[rows], Attrs::none().with("to", FLOAT))?;
+    let scale = graph.op("Gather", &[node.input(1)?, ids], Attrs::none())?;
+    let axis = graph.ints(&[graph.rank(ids) as i64]);
+    let scale = graph.op("Unsqueeze", &[scale, axis], Attrs::none())?;
+    graph.op("Mul", &[rows, scale], Attrs::none())?;
+    Ok(())
 }
 
 /// softmax(q k^T scale + mask) v, with heads in the third dimension of q, k, v and of the result.
@@ -99,6 +106,18 @@ mod tests {
         let ops: Vec<&str> = plain.nodes.iter().map(|n| n.op.as_str()).collect();
         assert_eq!(ops, ["Cast", "DequantizeLinear", "MatMul", "Relu"]);
         assert_eq!(plain.outputs.len(), 1);
+    }
+
+    #[test]
+    fn rows_are_taken_before_they_are_scaled() {
+        let mut g = Graph::new();
+        let ids = g.add_input("ids", DType::I64, &[Dim::BATCH, Dim::SEQUENCE]).unwrap();
+        let table = g.add_constant("table", Tensor::zeros(DType::I8, &[10, 4]));
+        let scale = g.add_constant("scale", Tensor::zeros(DType::F32, &[10]));
+        g.outputs = vec![g.op("FrozenGather", &[table, scale, ids], Attrs::none()).unwrap()];
+        let plain = plain(&g).unwrap().unwrap();
+        let ops: Vec<&str> = plain.nodes.iter().map(|n| n.op.as_str()).collect();
+        assert_eq!(ops, ["Gather", "Cast", "Gather", "Unsqueeze", "Mul"]);
     }
 
     #[test]
