@@ -23,7 +23,7 @@ LENGTHS = [16, 32, 64, 128, 256, 512]
 # Rows of the prompt, batch, tokens: one of them varies, the others stay.
 USUAL = {"prompt rows": 20, "batch": 8, "tokens": 64}
 VARIED = {"prompt rows": [1, 5, 20, 50, 100], "batch": [1, 2, 4, 8, 16, 32],
-          "tokens": [16, 32, 64, 128, 256, 400]}
+          "tokens": [16, 32, 64, 128, 256]}
 COMPUTE = ("f32", "int8")
 STEPS = 4
 

@@ -72,10 +72,12 @@ def size(target, profile, features, engine):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=Path, default=beside.ROOT / "target/size")
+    parser.add_argument("--profiles", nargs="+", default=["release", "mobile"])
     args = parser.parse_args()
-    lines = ["| | features | `release`, MB | `mobile`, MB |", "|---|---|---|---|"]
+    head = " | ".join(f"`{p}`, MB" for p in args.profiles)
+    lines = [f"| | features | {head} |", "|---|---" + "|---" * len(args.profiles) + "|"]
     for what, features, engine in CASES:
-        sizes = [size(args.target.absolute(), p, features, engine) for p in ("release", "mobile")]
+        sizes = [size(args.target.absolute(), p, features, engine) for p in args.profiles]
         named = ", ".join(f"`{f}`" for f in features) or "none"
         lines.append(f"| {what} | {named} | " + " | ".join(f"{s / 1e6:.1f}" for s in sizes) + " |")
         print(lines[-1], file=sys.stderr, flush=True)
