@@ -9,9 +9,12 @@
     edge-tune prepare vit-b16/model.onnx --out vit-b16/prepared
     python -m tools.bench.beside --export vit-b16/model.onnx --backbone vit-b16/prepared
 
+    edge-tune prepare kwt1_speech_transformer_fp32.onnx --out kwt
+    python -m tools.bench.beside --export kwt1_speech_transformer_fp32.onnx --backbone kwt --sounds
+
 Needs ORT_DYLIB_PATH, or the installed onnxruntime package. On text (the bundled MiniLM) forward passes
 are one text of 128 tokens, and steps 8 of them, forward, backward and AdamW; on ViT-B/16 one picture,
-and steps of 4. The sides take turns, and the medians go into docs/performance.md between the markers of
+and steps of 4; on KWT-1 one sound, and no steps. The sides take turns, and the medians go into docs/performance.md between the markers of
 the backbone.
 """
 
@@ -71,11 +74,15 @@ def bare(export, quantized, threads):
     values = {"input_ids": ids, "attention_mask": np.ones_like(ids),
               "token_type_ids": np.zeros_like(ids),
               "pixel_values": np.full((1, 3, PIXELS, PIXELS), 0.5, dtype=np.float32)}
+
+    def other(shape):
+        return np.full([d if isinstance(d, int) else 1 for d in shape], 0.5, dtype=np.float32)
     times = [[], []]
     end = time.perf_counter() + 4
     while time.perf_counter() < end:
         for session, taken in zip(sessions, times):
-            feed = {i.name: values[i.name] for i in session.get_inputs()}
+            feed = {i.name: values[i.name] if i.name in values else other(i.shape)
+                    for i in session.get_inputs()}
             start = time.perf_counter()
             session.run(None, feed)
             taken.append(time.perf_counter() - start)
@@ -249,6 +256,8 @@ def tables(passes, taken, one, several):
         theirs = passes[("onnxruntime", kind, threads)]
         name = f"{side}, dynamic int8" if (side, kind) == ("onnxruntime", "int8") else f"{side}, {kind}"
         lines.append(f"| {name} | {threads} | {ms:.1f} | {ms / theirs:.2f} |")
+    if not taken:
+        return "\n".join(lines)
     lines += ["", f"| step, {several} | side | ms | beside torch | peak MB | beside torch |",
               "|---|---|---|---|---|---|"]
     for (side, method), (ms, peak) in taken.items():
@@ -272,6 +281,7 @@ def main():
     parser.add_argument("--backbone", type=Path, help="a prepared ViT-B/16; MiniLM if left out")
     parser.add_argument("--edge-tune", type=Path, default=ROOT / "target/release/edge-tune")
     parser.add_argument("--rounds", type=int, default=3, help="turns of every side")
+    parser.add_argument("--sounds", action="store_true", help="--backbone is a prepared KWT-1")
     parser.add_argument("--torch", metavar="METHOD", help="measure torch alone, in this process")
     args = parser.parse_args()
     if args.torch:
@@ -285,6 +295,10 @@ def main():
         quantize_dynamic(args.export, quantized, weight_type=QuantType.QInt8)
         backbone = args.backbone or ROOT / "models/minilm-l6"
         passes = forward(measured, args.export, quantized, backbone, args.rounds)
+    if args.sounds:
+        text = tables(passes, {}, "a sound", None)
+        print(text)
+        return write("sounds", text)
     methods = PICTURE_METHODS if args.backbone else METHODS
     taken = steps(args.edge_tune, backbone.absolute(), methods, args.rounds)
     sizes = ("a picture", "4 pictures") if args.backbone else ("128 tokens", "8 x 128 tokens")

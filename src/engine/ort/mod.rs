@@ -101,12 +101,8 @@ impl OrtEngine {
         };
         let fold = if provider.wants_floats() { "1" } else { "0" };
         let build = || -> ort::Result<Session> {
-            let builder = Session::builder(&self.environment)?
-                .with_optimization_level(GraphOptimizationLevel::All)?
-                .with_intra_threads(self.threads)?
-                .with_log_level(LogLevel::Fatal)?
-                .with_intra_op_spinning(false)?
-                .with_memory_pattern(false)?
+            let builder = self
+                .builder()?
                 // How ONNX Runtime's own kernels compute with stored integers.
                 .with_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)?
                 // With 1, constants behind a DequantizeLinear are folded.
@@ -118,6 +114,20 @@ impl OrtEngine {
         Ok(Some(program(graph, pins, session)))
     }
 
+    /// What all sessions have in common.
+    fn builder(&self) -> ort::Result<SessionBuilder> {
+        let builder = Session::builder(&self.environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(self.threads)?
+            // Errors come back as values.
+            .with_log_level(LogLevel::Fatal)?
+            // Threads that wait for work would take it from those that have some.
+            .with_intra_op_spinning(false)?
+            // Memory for all sizes that were ever seen.
+            .with_memory_pattern(false)?;
+        Ok(builder)
+    }
+
     fn session(&self, graph: &Graph, pins: &[(Dim, usize)]) -> Result<OrtProgram, String> {
         if let Some(provider) = self.provider
             && let Some(program) = self.on_provider(provider, graph, pins)?
@@ -127,16 +137,10 @@ impl OrtEngine {
         let lowered =
             lower::lower(graph, &self.executor, self.compute).map_err(|e| format!("{e:#}"))?;
         let build = || -> ort::Result<Session> {
-            let builder = Session::builder(&self.environment)?
-                .with_optimization_level(GraphOptimizationLevel::All)?
-                .with_intra_threads(self.threads)?
-                // Errors come back as values.
-                .with_log_level(LogLevel::Fatal)?
-                // Threads that wait for work would take it from those that have some.
-                .with_intra_op_spinning(false)?
-                // Copies of weights in another layout, and of all sizes that were ever seen.
+            let builder = self
+                .builder()?
+                // Copies of weights in another layout.
                 .with_prepacking(false)?
-                .with_memory_pattern(false)?
                 .with_env_allocators()?
                 .with_operators(operators::domain(lowered.frozen)?)?;
             pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
