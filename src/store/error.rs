@@ -57,6 +57,51 @@ pub enum StoreError {
         /// The active generation.
         generation: u64,
     },
+    /// The task has no such generation.
+    #[error("task `{task}`: no generation {generation}; `list` shows those that it has")]
+    UnknownGeneration {
+        /// The task.
+        task: String,
+        /// The generation.
+        generation: u64,
+    },
+    /// The task has nothing in the state that was asked for.
+    #[error("task `{task}`: no delta is {wanted}; {hint}")]
+    State {
+        /// The task.
+        task: String,
+        /// The state, such as `staged`.
+        wanted: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The active delta was not trained from one that is stored.
+    #[error(
+        "task `{task}`: generation {generation} {reason}; `rollback` returns to what was active \
+         before it"
+    )]
+    NoParent {
+        /// The task.
+        task: String,
+        /// The active generation.
+        generation: u64,
+        /// Why there is no parent.
+        reason: String,
+    },
+    /// Other deltas were trained from the one to forget.
+    #[error(
+        "task `{task}`: generation {generation} lives on in {}, trained from it; forget them too \
+         with --descendants",
+        generations(.descendants)
+    )]
+    Descendants {
+        /// The task.
+        task: String,
+        /// The generation to forget.
+        generation: u64,
+        /// Generations that were trained from it, oldest first.
+        descendants: Vec<u64>,
+    },
     /// A task's record is damaged.
     #[error(
         "{}: damaged task record: {reason}; remove task `{task}` and install its delta again",
@@ -105,10 +150,20 @@ impl StoreError {
             StoreError::TaskName { .. } => "store.task-name",
             StoreError::UnknownTask { .. } => "store.unknown-task",
             StoreError::NoPrevious { .. } => "store.no-previous",
+            StoreError::UnknownGeneration { .. } => "store.unknown-generation",
+            StoreError::State { .. } => "store.state",
+            StoreError::NoParent { .. } => "store.no-parent",
+            StoreError::Descendants { .. } => "store.descendants",
             StoreError::Corrupt { .. } => "store.corrupt",
             StoreError::Damaged { .. } => "store.damaged",
             StoreError::Refused { .. } => "store.refused",
             StoreError::Delta(e) => e.code(),
         }
     }
+}
+
+fn generations(list: &[u64]) -> String {
+    let list: Vec<String> = list.iter().map(u64::to_string).collect();
+    let noun = if list.len() == 1 { "generation" } else { "generations" };
+    format!("{noun} {}", list.join(", "))
 }

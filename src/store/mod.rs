@@ -4,11 +4,17 @@
 //! STORE/lock                          held by whoever changes the store
 //! STORE/blobs/DIGEST.safetensors      delta files, named by what they hold, never changed
 //! STORE/tasks/TASK.json               the history of a task, and which generation is active
+//! STORE/tasks/TASK.run                held by runs of a delta on trial while they come up
 //! ```
 //!
 //! An installation copies the file in, reads the copy back, lets the caller try it, and only then
 //! replaces the task's record by a rename. Power may fail at any point: a task has its old delta
 //! or its new one, whole. Readers take no lock.
+//!
+//! A delta is [staged](Admission::Staged) until it is activated, [on trial](Admission::Trial)
+//! until it is [confirmed](Store::confirm), and confirmed for good. A trial ends by itself at the
+//! next [start](Store::start) when a run crashed while it came up, or when its runs are used up:
+//! then the delta before it is active again.
 //!
 //! ```
 //! # use edge_tune::delta::{Delta, Metadata};
@@ -31,23 +37,29 @@
 //! # Ok::<(), edge_tune::Error>(())
 //! ```
 
+mod collect;
 mod error;
+mod install;
+mod personal;
 mod record;
 mod storage;
+mod trial;
+mod watch;
 
-use std::collections::HashSet;
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 pub use self::error::StoreError;
-pub use self::record::{Entry, Task};
-pub use self::storage::{Disk, Storage};
-use crate::delta::file::Links;
-use crate::delta::{Delta, MAX_FILE_BYTES, clock, digest, is_digest, read_bytes};
+pub use self::install::{Admission, Source};
+pub use self::personal::Ancestor;
+pub use self::record::{Entry, State, Task};
+pub use self::storage::{Disk, Lock, Stamp, Storage};
+pub use self::trial::Run;
+pub use self::watch::Watch;
+use crate::delta::{Delta, MAX_FILE_BYTES, digest, is_digest};
 
 /// Entries kept per task: the active delta and those that a rollback can reach.
 pub const MAX_HISTORY: usize = 8;
@@ -60,6 +72,7 @@ const BLOBS: &str = "blobs";
 const TASKS: &str = "tasks";
 const BLOB_SUFFIX: &str = ".safetensors";
 const TASK_SUFFIX: &str = ".json";
+const RUN_SUFFIX: &str = ".run";
 /// A file that is being written. One name is enough: writers hold the lock.
 const INCOMING: &str = ".incoming";
 
@@ -69,39 +82,6 @@ pub struct Store {
     root: PathBuf,
     storage: Box<dyn Storage>,
     lock_wait: Duration,
-}
-
-/// Where [`Store::install`] takes a delta from.
-#[derive(Clone, Copy, Debug)]
-pub enum Source<'a> {
-    /// A file. It is copied, so it may go afterwards.
-    File(&'a Path),
-    /// The bytes of a file.
-    Bytes(&'a [u8]),
-}
-
-impl<'a> From<&'a Path> for Source<'a> {
-    fn from(path: &'a Path) -> Source<'a> {
-        Source::File(path)
-    }
-}
-
-impl<'a> From<&'a PathBuf> for Source<'a> {
-    fn from(path: &'a PathBuf) -> Source<'a> {
-        Source::File(path)
-    }
-}
-
-impl<'a> From<&'a [u8]> for Source<'a> {
-    fn from(bytes: &'a [u8]) -> Source<'a> {
-        Source::Bytes(bytes)
-    }
-}
-
-impl<'a> From<&'a Vec<u8>> for Source<'a> {
-    fn from(bytes: &'a Vec<u8>) -> Source<'a> {
-        Source::Bytes(bytes)
-    }
 }
 
 impl fmt::Debug for Store {
@@ -132,7 +112,7 @@ impl Store {
         }
         // A store that cannot be cleaned, as on a read-only medium, can still be read; and while
         // another process holds the lock, what looks left behind may be its work.
-        if let Ok(Some(_lock)) = store.storage.try_lock() {
+        if let Ok(Some(_lock)) = store.storage.try_lock(Path::new(storage::LOCK), Lock::Exclusive) {
             let _ = store.storage.sync_dir(Path::new(""));
             let _ = store.clean();
         }
@@ -142,46 +122,6 @@ impl Store {
     /// The same store, whose changes wait this long for a change of another thread or process.
     pub fn lock_wait(self, lock_wait: Duration) -> Store {
         Store { lock_wait, ..self }
-    }
-
-    /// Installs a delta for `task`, or for the task that it names itself, and makes it the active
-    /// one. Returns its entry; the entry that is active already, if it has the same content.
-    ///
-    /// `check` gets the delta as it is stored. This is where to validate it against a backbone and
-    /// to run its self test. It must not change the store: the lock is held around it.
-    ///
-    /// # Errors
-    /// If the file is no delta, `check` fails, or the store cannot be written. The delta that was
-    /// active stays so, and no file stays behind. There is one exception: where the very last
-    /// step fails, making the new record durable, the new delta is active but a power cut may
-    /// undo that.
-    pub fn install<'a, E>(
-        &self,
-        source: impl Into<Source<'a>>,
-        task: Option<&str>,
-        check: impl FnOnce(&Delta) -> Result<(), E>,
-    ) -> Result<Entry, StoreError>
-    where
-        E: Into<Box<dyn Error + Send + Sync>>,
-    {
-        let (bytes, name) = match source.into() {
-            Source::File(path) => (read_bytes(path, Links::Follow)?, path.display().to_string()),
-            Source::Bytes(bytes) => (bytes.to_vec(), "delta".to_string()),
-        };
-        let want = digest(&bytes);
-        let _lock = self.lock()?;
-        let temp = Path::new(BLOBS).join(INCOMING);
-        self.write_incoming(&temp, &bytes)?;
-        drop(bytes);
-        // From here on the stored copy counts: it is what will be loaded.
-        let result = self.admit(&temp, &want, &name, task, check);
-        if result.is_err() {
-            // The first error says more than one of the clean-up would; what this leaves behind,
-            // the next open removes.
-            let _ = self.storage.remove(&temp);
-            let _ = self.remove_blob_if_unused(&want);
-        }
-        result
     }
 
     /// The active entry of `task`; `None` if nothing is installed for it.
@@ -204,6 +144,34 @@ impl Store {
         self.stored(&path, &entry.digest, &self.root.join(&path).display().to_string())
     }
 
+    /// The active entry of `task` and its delta; `None` if nothing is active.
+    ///
+    /// # Errors
+    /// As for [`Store::active`] and [`Store::load`]. A delta that goes because another process
+    /// installs newer ones is no error: the newer one is read.
+    pub fn load_active(&self, task: &str) -> Result<Option<(Entry, Delta)>, StoreError> {
+        let mut entry = self.active(task)?;
+        loop {
+            let Some(current) = entry else { return Ok(None) };
+            let error = match self.load(&current) {
+                Ok(delta) => return Ok(Some((current, delta))),
+                Err(e) => e,
+            };
+            entry = self.active(task)?;
+            if entry.as_ref().is_some_and(|e| e.generation == current.generation) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The record of `task`; `None` if nothing is installed for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if it is damaged.
+    pub fn task(&self, task: &str) -> Result<Option<Task>, StoreError> {
+        self.record(task)
+    }
+
     /// All tasks and their entries, by name.
     ///
     /// # Errors
@@ -219,19 +187,19 @@ impl Store {
     }
 
     /// Makes the delta active that was so before the active one, after checking that it is whole.
-    /// Returns its entry.
+    /// Returns its entry. A trial that this ends has failed.
     ///
     /// # Errors
     /// [`StoreError::NoPrevious`] if there is none. The active delta stays so on any error.
     pub fn rollback(&self, task: &str) -> Result<Entry, StoreError> {
         let _lock = self.lock()?;
-        let mut record = self.record(task)?.ok_or_else(|| self.unknown(task))?;
+        let mut record = self.known(task)?;
         let previous = record.previous().cloned().ok_or_else(|| StoreError::NoPrevious {
             task: task.into(),
             generation: record.active,
         })?;
         self.load(&previous)?;
-        record.active = previous.generation;
+        record.revert();
         self.write_record(&record)?;
         Ok(previous)
     }
@@ -242,54 +210,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::UnknownTask`] if nothing is installed for it.
     pub fn remove(&self, task: &str) -> Result<(), StoreError> {
-        let path = task_path(task)?;
+        task_path(task)?;
         let _lock = self.lock()?;
-        match self.storage.remove(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.unknown(task)),
-            result => result.map_err(|e| self.io(&path, "remove", e))?,
-        }
-        self.sync(TASKS)?;
+        self.remove_record(task)?;
         // The task is gone. Blobs that cannot be removed now, the next open removes.
         let _ = self.clean();
         Ok(())
-    }
-
-    /// Checks the stored copy of a delta and makes it the active one.
-    fn admit<E: Into<Box<dyn Error + Send + Sync>>>(
-        &self,
-        temp: &Path,
-        want: &str,
-        name: &str,
-        task: Option<&str>,
-        check: impl FnOnce(&Delta) -> Result<(), E>,
-    ) -> Result<Entry, StoreError> {
-        let delta = self.stored(temp, want, name)?;
-        let task = task.unwrap_or(&delta.metadata().task);
-        let mut record = self.record(task)?.unwrap_or_else(|| Task::new(task));
-        check(&delta).map_err(|e| StoreError::Refused {
-            task: task.into(),
-            delta: name.into(),
-            source: e.into(),
-        })?;
-        // Also when the blob is there: this replaces one that was damaged.
-        let blob = blob_path(want);
-        self.storage.rename(temp, &blob).map_err(|e| self.io(&blob, "rename to", e))?;
-        self.sync(BLOBS)?;
-        if let Some(active) = record.active_entry().filter(|e| e.digest == want) {
-            return Ok(active.clone());
-        }
-        let entry = Entry {
-            generation: 0,
-            digest: want.into(),
-            installed: clock::rfc3339(SystemTime::now()),
-            method: delta.metadata().method.clone(),
-            bytes: delta.file_bytes(),
-        };
-        let entry = record.push(entry, MAX_HISTORY);
-        self.write_record(&record)?;
-        // The installation is done. What cannot be removed now, the next open removes.
-        let _ = self.clean();
-        Ok(entry)
     }
 
     /// Reads a delta of the store and compares its digest.
@@ -323,6 +249,19 @@ impl Store {
         }
     }
 
+    fn known(&self, task: &str) -> Result<Task, StoreError> {
+        self.record(task)?.ok_or_else(|| self.unknown(task))
+    }
+
+    fn remove_record(&self, task: &str) -> Result<(), StoreError> {
+        let path = task_path(task)?;
+        match self.storage.remove(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(self.unknown(task)),
+            result => result.map_err(|e| self.io(&path, "remove", e))?,
+        }
+        self.sync(TASKS)
+    }
+
     /// Replaces the record of a task. This is the moment at which a change takes effect.
     fn write_record(&self, record: &Task) -> Result<(), StoreError> {
         let path = task_path(&record.task)?;
@@ -351,43 +290,6 @@ impl Store {
         })
     }
 
-    /// Removes files that were being written and blobs that no task has. Needs the lock.
-    fn clean(&self) -> Result<(), StoreError> {
-        for dir in [BLOBS, TASKS] {
-            let temp = Path::new(dir).join(INCOMING);
-            match self.storage.remove(&temp) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(self.io(&temp, "remove", e));
-                }
-                _ => {}
-            }
-        }
-        // Where a record is damaged nobody knows which blobs it had: then this stops, and all
-        // blobs stay.
-        let used = self.used_blobs()?;
-        let names = self.names(BLOBS)?;
-        let ours = |name: &String| name.strip_suffix(BLOB_SUFFIX).is_some_and(is_digest);
-        for name in names.into_iter().filter(|n| ours(n) && !used.contains(n)) {
-            let path = Path::new(BLOBS).join(name);
-            self.storage.remove(&path).map_err(|e| self.io(&path, "remove", e))?;
-        }
-        Ok(())
-    }
-
-    fn remove_blob_if_unused(&self, digest: &str) -> Result<(), StoreError> {
-        if self.used_blobs()?.contains(&format!("{digest}{BLOB_SUFFIX}")) {
-            return Ok(());
-        }
-        let path = blob_path(digest);
-        self.storage.remove(&path).map_err(|e| self.io(&path, "remove", e))
-    }
-
-    /// File names of the blobs that the records name.
-    fn used_blobs(&self) -> Result<HashSet<String>, StoreError> {
-        let entries = self.list()?.into_iter().flat_map(|t| t.entries);
-        Ok(entries.map(|e| format!("{}{BLOB_SUFFIX}", e.digest)).collect())
-    }
-
     fn task_names(&self) -> Result<Vec<String>, StoreError> {
         let names = self.names(TASKS)?;
         let tasks = names.iter().filter_map(|n| n.strip_suffix(TASK_SUFFIX));
@@ -411,7 +313,11 @@ impl Store {
         let path = Path::new(storage::LOCK);
         let start = Instant::now();
         loop {
-            if let Some(lock) = self.storage.try_lock().map_err(|e| self.io(path, "lock", e))? {
+            if let Some(lock) = self
+                .storage
+                .try_lock(path, Lock::Exclusive)
+                .map_err(|e| self.io(path, "lock", e))?
+            {
                 return Ok(lock);
             }
             if start.elapsed() >= self.lock_wait {
@@ -440,8 +346,17 @@ fn blob_path(digest: &str) -> PathBuf {
 }
 
 fn task_path(task: &str) -> Result<PathBuf, StoreError> {
+    task_file(task, TASK_SUFFIX)
+}
+
+/// The file that runs of a delta on trial hold while they come up.
+fn run_path(task: &str) -> Result<PathBuf, StoreError> {
+    task_file(task, RUN_SUFFIX)
+}
+
+fn task_file(task: &str, suffix: &str) -> Result<PathBuf, StoreError> {
     if !record::is_task_name(task) {
         return Err(StoreError::TaskName { task: task.chars().take(80).collect() });
     }
-    Ok(Path::new(TASKS).join(format!("{task}{TASK_SUFFIX}")))
+    Ok(Path::new(TASKS).join(format!("{task}{suffix}")))
 }

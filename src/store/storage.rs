@@ -6,6 +6,7 @@
 use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::delta::file::{self, Links, ReadError};
 
@@ -31,10 +32,27 @@ pub trait Storage: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Names of the entries of a directory, in any order. Names that are not UTF-8 are left out.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    /// Takes the lock of the writers, across threads and processes, until the result is dropped.
-    /// `None` if another writer has it.
-    fn try_lock(&self) -> io::Result<Option<Box<dyn Send>>>;
+    /// Takes a lock across threads and processes until the result is dropped, on a file that is
+    /// created where there is none. `None` if another one holds it. What a process holds is freed
+    /// when the process ends, however it ends.
+    fn try_lock(&self, path: &Path, lock: Lock) -> io::Result<Option<Box<dyn Send>>>;
+    /// What changes whenever the file is replaced; `None` if there is none. It is asked for many
+    /// times a second.
+    fn stamp(&self, path: &Path) -> io::Result<Option<Stamp>>;
 }
+
+/// Who else may hold a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// Others who share it.
+    Shared,
+    /// Nobody.
+    Exclusive,
+}
+
+/// Identifies the state of a file. Only equality has a meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub [u64; 4]);
 
 /// A directory of the operating system.
 #[derive(Clone, Debug)]
@@ -49,7 +67,7 @@ impl Disk {
     }
 }
 
-/// Name of the lock file in the root.
+/// Name of the writers' lock file in the root.
 pub(super) const LOCK: &str = "lock";
 
 impl Storage for Disk {
@@ -102,7 +120,7 @@ impl Storage for Disk {
         Ok(names)
     }
 
-    fn try_lock(&self) -> io::Result<Option<Box<dyn Send>>> {
+    fn try_lock(&self, path: &Path, lock: Lock) -> io::Result<Option<Box<dyn Send>>> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
         #[cfg(unix)]
@@ -112,11 +130,31 @@ impl Storage for Disk {
         }
         // Opened anew each time: the lock belongs to the open file, so threads exclude each other
         // just as processes do.
-        let file = options.open(self.root.join(LOCK))?;
-        match file.try_lock() {
+        let file = options.open(self.root.join(path))?;
+        let taken = match lock {
+            Lock::Shared => file.try_lock_shared(),
+            Lock::Exclusive => file.try_lock(),
+        };
+        match taken {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(e),
         }
+    }
+
+    fn stamp(&self, path: &Path) -> io::Result<Option<Stamp>> {
+        let metadata = match fs::symlink_metadata(self.root.join(path)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result?,
+        };
+        // A file system may keep times to the second only; a replacement then still has another
+        // inode, as the old one is in use until the rename.
+        #[cfg(unix)]
+        let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+        #[cfg(not(unix))]
+        let inode = 0;
+        let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let nanos = u64::from(since.subsec_nanos());
+        Ok(Some(Stamp([inode, metadata.len(), since.as_secs(), nanos])))
     }
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod calibrate;
 mod cli;
 mod compare;
+mod crash;
 mod data;
 mod delta;
 mod engine;
