@@ -22,6 +22,7 @@
 
 pub(crate) mod clock;
 mod container;
+mod diff;
 mod error;
 pub(crate) mod file;
 mod metadata;
@@ -34,6 +35,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use self::diff::{Diff, TensorDiff};
 pub use self::error::DeltaError;
 pub use self::metadata::{Metadata, SelfTest};
 pub use self::summary::{Summary, TensorSummary};

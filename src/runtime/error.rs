@@ -61,6 +61,9 @@ pub enum RuntimeError {
         /// What is allowed.
         tolerance: f32,
     },
+    /// The operating system starts no thread.
+    #[error("no thread to follow the store could be started: {0}")]
+    Thread(String),
     /// The program gave scores of another shape than the labels.
     #[error("the program gave {have} scores for {want} labels")]
     Scores {
@@ -81,6 +84,7 @@ impl RuntimeError {
             RuntimeError::Input { .. } => "runtime.input",
             RuntimeError::Method { source, .. } => source.code(),
             RuntimeError::SelfTest { .. } => "runtime.self-test",
+            RuntimeError::Thread(_) => "runtime.thread",
             RuntimeError::Scores { .. } => "runtime.scores",
         }
     }

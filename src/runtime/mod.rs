@@ -1,6 +1,7 @@
 //! A loaded backbone with hot-swapped tasks.
 
 mod error;
+mod follow;
 mod inputs;
 mod media;
 mod model;
@@ -9,6 +10,7 @@ mod task;
 mod trunk;
 
 pub use error::RuntimeError;
+pub use follow::{Change, Follower, Following};
 pub use inputs::{InputLimit, Inputs, Sample, encode_batch};
 pub use model::{Model, Prediction, best, tolerance};
 pub use program::{Compiled, Slot, TensorForm, build};

@@ -172,8 +172,10 @@ impl Task {
     fn trim(&mut self, keep: usize) {
         let kept = [self.active, self.previous().map_or(0, |e| e.generation)];
         while self.entries.len() > keep {
+            // What failed goes first: a rollback never returns to it.
+            let failed = self.entries.iter().position(|e| e.state == State::Failed);
             let old = |e: &Entry| !kept.contains(&e.generation) && e.state != State::Staged;
-            let Some(at) = self.entries.iter().position(old) else { return };
+            let Some(at) = failed.or_else(|| self.entries.iter().position(old)) else { return };
             self.entries.remove(at);
         }
     }

@@ -276,3 +276,105 @@ fn inspect_shows_the_bundled_backbone_and_verifies_it() {
     assert_eq!(shown["licence"], "Apache-2.0");
     assert!(shown["bytes"].as_u64().unwrap() < 24_000_000);
 }
+
+/// Two deltas of one task, the second trained from the first.
+fn family(dir: &Path) {
+    let data = repo("examples/home-intents.csv");
+    let data = data.to_str().unwrap();
+    let shared = ["--data", data, "--validation", "0", "--task", "home", "--epochs", "2"];
+    let first =
+        ["calibrate", "--json", "--method", "linear", "--shots", "2", "--out", "a.safetensors"];
+    json(dir, &[&first[..], &shared].concat());
+    let second = [
+        "calibrate",
+        "--json",
+        "--from",
+        "a.safetensors",
+        "--shots",
+        "4",
+        "--out",
+        "b.safetensors",
+    ];
+    json(dir, &[&second[..], &shared].concat());
+}
+
+#[test]
+fn a_delta_is_staged_tried_confirmed_undone_and_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    family(dir);
+    let question = "what is the weather like in Rome";
+    let generation =
+        || json(dir, &["predict", "--json", question])["predictions"][0]["generation"].clone();
+    json(dir, &["apply", "a.safetensors", "--json"]);
+    let staged = json(dir, &["apply", "b.safetensors", "--stage", "--json"]);
+    assert_eq!((&staged["generation"], &staged["state"]), (&2.into(), &"staged".into()));
+    assert_eq!(generation(), 1);
+    let tried = json(dir, &["activate", "home", "--trial", "2", "--json"]);
+    assert_eq!(tried["state"]["trial"]["left"], 2);
+    assert_eq!((generation(), generation()), (2.into(), 2.into()));
+    // The third run ends the trial, says so, and answers with the delta before.
+    let out = run(dir, &["predict", question]);
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(err.contains("generation 2 failed its trial, generation 1 is active again"), "{err}");
+    assert_eq!(generation(), 1);
+    assert!(text(dir, &["list"]).contains("failed"));
+
+    let again = json(dir, &["apply", "b.safetensors", "--trial", "--json"]);
+    assert_eq!((&again["generation"], &again["state"]["trial"]["left"]), (&3.into(), &3.into()));
+    assert_eq!(run(dir, &["confirm", "home", "--generation", "2"]).status.code(), Some(1));
+    assert_eq!(json(dir, &["confirm", "home", "--json"])["state"], "confirmed");
+    let lineage = json(dir, &["lineage", "home", "--json"]);
+    let line: Vec<_> = lineage["lineage"].as_array().unwrap().iter().collect();
+    assert_eq!(line.len(), 2);
+    assert_eq!(line[1]["entry"]["generation"], 1);
+    assert!(text(dir, &["lineage", "home"]).lines().count() == 2);
+
+    for pair in [["home@1", "home"], ["a.safetensors", "b.safetensors"]] {
+        let diff = json(dir, &["diff", pair[0], pair[1], "--json"]);
+        let tensor = &diff["tensors"][0];
+        assert!(tensor["distance"].as_f64().unwrap() > 0.0, "{diff}");
+        assert_eq!(diff["added_labels"], Value::Array(vec![]));
+    }
+    assert!(text(dir, &["diff", "home@1", "home"]).contains("head.weight"));
+    assert_eq!(run(dir, &["diff", "home@9", "home"]).status.code(), Some(1));
+    assert_eq!(run(dir, &["diff", "home@x", "home"]).status.code(), Some(2));
+
+    assert_eq!(json(dir, &["undo", "home", "--json"])["generation"], 1);
+    let refused = run(dir, &["forget", "home", "1"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--descendants"));
+    let gone = json(dir, &["forget", "home", "1", "--descendants", "--json"]);
+    assert_eq!(gone["active"], Value::Null);
+    json(dir, &["gc", "--json"]);
+    assert_eq!(std::fs::read_dir(dir.join("store/blobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_running_process_answers_with_what_is_applied_meanwhile() {
+    use std::io::{BufRead, BufReader};
+
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    family(dir);
+    json(dir, &["apply", "a.safetensors", "--json"]);
+    let mut child = command(dir, &["predict", "--task", "home", "--top", "10", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut ask = || {
+        writeln!(stdin, "turn the music up").unwrap();
+        lines.next().unwrap().unwrap()
+    };
+    let (first, same) = (ask(), ask());
+    assert_eq!(first, same);
+    json(dir, &["apply", "b.safetensors", "--json"]);
+    let other = ask();
+    assert_ne!(first, other);
+    json(dir, &["rollback", "home", "--json"]);
+    assert_eq!(ask(), first);
+    drop(stdin);
+    assert!(child.wait().unwrap().success());
+}

@@ -11,14 +11,17 @@ mod data;
 mod delta;
 mod engine;
 mod engine_choice;
+mod follow;
 mod fused;
 mod int8;
+mod lifecycle;
 mod media;
 mod memory;
 mod methods;
 #[cfg(feature = "image")]
 mod pictures;
 mod prepare;
+mod processes;
 mod store;
 mod support;
 mod swap;

@@ -23,10 +23,10 @@ const TOKENIZER: &str = r#"{
             "vocab": {"[PAD]": 0, "[UNK]": 1, "lights": 2, "on": 3, "off": 4, "please": 5}}
 }"#;
 
-const TEXTS: [&str; 3] = ["lights on", "lights off please", "on"];
+pub const TEXTS: [&str; 3] = ["lights on", "lights off please", "on"];
 
 /// An engine that counts what it is asked for.
-struct Counting {
+pub struct Counting {
     engine: Arc<dyn Engine>,
     compiled: AtomicUsize,
     bound: AtomicUsize,
@@ -62,8 +62,8 @@ impl Counting {
     }
 }
 
-/// A backbone of two small blocks.
-fn model(dir: &Path) -> (Model, Arc<Counting>) {
+/// A backbone of two small blocks, in `dir/backbone`.
+pub fn model(dir: &Path) -> (Model, Arc<Counting>) {
     let tokenizer = dir.join("words.json");
     std::fs::write(&tokenizer, TOKENIZER).unwrap();
     let out = dir.join("backbone");
@@ -96,10 +96,12 @@ fn delta(model: &Model, method: &str, set: &[(&str, &str)], seed: u64) -> Delta 
     let mut metadata = Metadata::new(method.name(), model.backbone().digest(), &labels);
     metadata.config = settings.to_json();
     metadata.task = format!("task-{seed}");
+    // The same bytes whenever and wherever it is made.
+    metadata.created.clear();
     Delta::new(metadata, tensors).unwrap()
 }
 
-fn lora(model: &Model, seed: u64) -> Delta {
+pub fn lora(model: &Model, seed: u64) -> Delta {
     delta(model, "lora", &[("rank", "4")], seed)
 }
 

@@ -37,7 +37,7 @@ pub struct Args {
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     progress::catch_interrupts()?;
     let model = args.backbone.open(out)?;
-    let (task, generation) = args.delta.load(&model)?;
+    let (task, generation) = args.delta.load(&model, out)?;
     let data = match &args.rows {
         Some(listed) => {
             let data = Dataset::open(&args.data).map_err(Error::from)?;

@@ -1,6 +1,7 @@
 use std::fmt::Write;
 
 use edge_tune::Error;
+use edge_tune::store::State;
 use serde_json::json;
 
 use crate::locate::StoreArg;
@@ -26,13 +27,17 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         for e in task.entries.iter().rev() {
             let _ = writeln!(
                 text,
-                "  {} {:>4}  {:<14} {:>9}  {}  {}",
+                "  {} {:>4}  {:<14} {:>9}  {}  {}{}",
                 if e.generation == task.active { "*" } else { " " },
                 e.generation,
                 e.method,
                 size(e.bytes),
                 if e.installed.is_empty() { "-" } else { &e.installed },
                 e.digest.get(..12).unwrap_or(&e.digest),
+                match e.state {
+                    State::Confirmed => String::new(),
+                    state => format!("  {state}"),
+                },
             );
         }
     }

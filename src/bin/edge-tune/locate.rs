@@ -9,8 +9,8 @@ use clap::Args;
 use edge_tune::Error;
 use edge_tune::backbone::{MANIFEST_FILE, Manifest};
 use edge_tune::delta::Delta;
-use edge_tune::runtime::{Model, Task};
-use edge_tune::store::{Entry, Store};
+use edge_tune::runtime::{Change, Follower, Model, Task};
+use edge_tune::store::{Store, StoreError};
 
 use crate::output::{Output, usage};
 
@@ -103,30 +103,44 @@ pub struct DeltaArg {
 
 impl DeltaArg {
     /// Loads the delta: (task, generation in the store, 0 for a file).
-    pub fn load(&self, model: &Model) -> anyhow::Result<(Arc<Task>, u64)> {
-        if let Some(path) = &self.delta {
-            let delta = Delta::read(path).map_err(Error::from)?;
-            return Ok((model.load(&delta)?, 0));
+    pub fn load(&self, model: &Model, out: &Output) -> anyhow::Result<(Arc<Task>, u64)> {
+        match self.file(model)? {
+            Some(task) => Ok((task, 0)),
+            None => {
+                let store = self.open_store()?;
+                catch_up(&mut self.follow(model, &store)?, out)
+            }
         }
-        let store = self.store.open()?;
-        let (name, entry) = self.entry(&store)?;
-        let delta = store.load(&entry).map_err(Error::from)?;
-        let task = model.load(&delta).with_context(|| format!("task `{name}`"))?;
-        Ok((task, entry.generation))
+    }
+
+    /// Loads the delta if it is a file.
+    pub fn file(&self, model: &Model) -> anyhow::Result<Option<Arc<Task>>> {
+        let Some(path) = &self.delta else { return Ok(None) };
+        Ok(Some(model.load(&Delta::read(path).map_err(Error::from)?)?))
+    }
+
+    pub fn open_store(&self) -> anyhow::Result<Store> {
+        self.store.open()
+    }
+
+    /// Follows the installed task that was asked for.
+    pub fn follow<'a>(&self, model: &'a Model, store: &'a Store) -> anyhow::Result<Follower<'a>> {
+        Ok(Follower::new(model, store, &self.name(store)?)?)
     }
 
     /// Loads every installed delta that is for the backbone of `model`.
-    pub fn load_all(&self, model: &Model) -> anyhow::Result<Vec<(Arc<Task>, u64)>> {
+    pub fn load_all(&self, model: &Model, out: &Output) -> anyhow::Result<Vec<(Arc<Task>, u64)>> {
         let store = self.store.open()?;
         let mut loaded = Vec::new();
         for task in store.list().map_err(Error::from)? {
-            let Some(entry) = task.active_entry() else { continue };
-            let delta = store.load(entry).map_err(Error::from)?;
+            let found = store.load_active(&task.task).map_err(Error::from)?;
+            let Some((_, delta)) = found else { continue };
             if delta.check_backbone(model.backbone().digest()).is_err() {
                 continue;
             }
-            let resident = model.load(&delta).with_context(|| format!("task `{}`", task.task))?;
-            loaded.push((resident, entry.generation));
+            let mut follower = Follower::new(model, &store, &task.task)?;
+            let resident = catch_up(&mut follower, out);
+            loaded.push(resident.with_context(|| format!("task `{}`", task.task))?);
         }
         if loaded.is_empty() {
             let dir = self.store.dir()?;
@@ -136,28 +150,19 @@ impl DeltaArg {
         Ok(loaded)
     }
 
-    fn entry(&self, store: &Store) -> anyhow::Result<(String, Entry)> {
+    fn name(&self, store: &Store) -> anyhow::Result<String> {
+        let dir = self.store.dir()?;
         if let Some(name) = &self.task {
-            return match store.active(name).map_err(Error::from)? {
-                Some(entry) => Ok((name.clone(), entry)),
-                None => {
-                    let dir = self.store.dir()?;
-                    let unknown = edge_tune::store::StoreError::UnknownTask {
-                        store: dir,
-                        task: name.clone(),
-                    };
-                    Err(Error::from(unknown).into())
-                }
-            };
+            if store.task(name).map_err(Error::from)?.is_none() {
+                let unknown = StoreError::UnknownTask { store: dir, task: name.clone() };
+                return Err(Error::from(unknown).into());
+            }
+            return Ok(name.clone());
         }
         let tasks = store.list().map_err(Error::from)?;
         let names: Vec<&str> = tasks.iter().map(|t| t.task.as_str()).collect();
-        match (tasks.as_slice(), self.store.dir()?.display()) {
-            ([one], _) => {
-                let entry = one.active_entry().cloned();
-                let entry = entry.with_context(|| format!("task `{}` has no delta", one.task))?;
-                Ok((one.task.clone(), entry))
-            }
+        match (names.as_slice(), dir.display()) {
+            ([one], _) => Ok(one.to_string()),
             ([], dir) => Err(usage(format!(
                 "{dir}: nothing is installed; name a delta file with --delta or install one with `edge-tune apply`"
             ))),
@@ -167,4 +172,29 @@ impl DeltaArg {
             ))),
         }
     }
+}
+
+/// Loads what is active now: the task and its generation in the store. If its trial fails, that is
+/// what was active before.
+pub fn catch_up(follower: &mut Follower<'_>, out: &Output) -> anyhow::Result<(Arc<Task>, u64)> {
+    loop {
+        match follower.poll() {
+            Ok(None) => break,
+            Ok(Some(Change::Swapped { reverted: Some(failed), entry, .. })) => {
+                out.note(format_args!(
+                    "generation {} failed its trial, generation {} is active again",
+                    failed.generation, entry.generation
+                ))
+            }
+            Ok(Some(Change::Kept { reverted })) => out.note(format_args!(
+                "generation {} failed its trial, the one before it stays active",
+                reverted.generation
+            )),
+            Ok(Some(_)) => {}
+            Err(e) if follower.trial_failed() => out.note(format_args!("warning: {e}")),
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let loaded = follower.loaded().map(|(entry, task)| (task.clone(), entry.generation));
+    loaded.context("no delta of the task is active; install one with `edge-tune apply`")
 }

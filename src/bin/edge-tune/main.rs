@@ -1,12 +1,18 @@
 //! The edge-tune command line: one file per subcommand.
 
+mod activate;
 mod apply;
 mod calibrate;
 mod compare;
 mod completions;
+mod confirm;
+mod diff;
 mod engine;
 mod eval;
+mod forget;
+mod gc;
 mod inspect;
+mod lineage;
 mod list;
 mod locate;
 mod memory;
@@ -18,6 +24,7 @@ mod prepare;
 mod progress;
 mod remove;
 mod rollback;
+mod undo;
 mod values;
 
 use std::process::ExitCode;
@@ -56,8 +63,15 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     List(list::Args),
+    Activate(activate::Args),
+    Confirm(confirm::Args),
     Rollback(rollback::Args),
+    Undo(undo::Args),
+    Forget(forget::Args),
+    Lineage(lineage::Args),
+    Diff(diff::Args),
     Remove(remove::Args),
+    Gc(gc::Args),
     Completions(completions::Args),
 }
 
@@ -79,7 +93,14 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args, &out),
         Command::List(args) => list::run(args, &out),
         Command::Rollback(args) => rollback::run(args, &out),
+        Command::Activate(args) => activate::run(args, &out),
+        Command::Confirm(args) => confirm::run(args, &out),
+        Command::Undo(args) => undo::run(args, &out),
+        Command::Forget(args) => forget::run(args, &out),
+        Command::Lineage(args) => lineage::run(args, &out),
+        Command::Diff(args) => diff::run(args, &out),
         Command::Remove(args) => remove::run(args, &out),
+        Command::Gc(args) => gc::run(args, &out),
         Command::Completions(args) => completions::run(args, &out),
     };
     match result {

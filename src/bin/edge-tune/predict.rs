@@ -6,10 +6,10 @@ use anyhow::Context;
 use edge_tune::Error;
 use edge_tune::data::read_file;
 use edge_tune::graph::sites::Modality;
-use edge_tune::runtime::{Model, Prediction, Task};
+use edge_tune::runtime::{Follower, Model, Prediction, Task};
 use serde::Serialize;
 
-use crate::locate::{BackboneArg, DeltaArg};
+use crate::locate::{BackboneArg, DeltaArg, catch_up};
 use crate::output::{Output, line};
 
 /// Classify inputs with a delta from a file or with an installed task.
@@ -22,7 +22,7 @@ use crate::output::{Output, line};
   edge-tune predict --backbone models/vit-tiny --task pets cat.jpg dog.png")]
 pub struct Args {
     /// Texts to classify, or files for a backbone over pictures or sounds; `-` reads one per line
-    /// from stdin.
+    /// from stdin, and each line is answered by what is active then.
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
     #[command(flatten)]
@@ -48,13 +48,19 @@ struct Answer {
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let model = args.backbone.open(out)?;
-    let tasks = match args.all_tasks {
-        true => args.delta.load_all(&model)?,
-        false => vec![args.delta.load(&model)?],
+    let store;
+    let mut serving = match (args.all_tasks, args.delta.file(&model)?) {
+        (true, _) => Serving::Fixed(args.delta.load_all(&model, out)?),
+        (false, Some(task)) => Serving::Fixed(vec![(task, 0)]),
+        (false, None) => {
+            store = args.delta.open_store()?;
+            Serving::Following(Box::new(args.delta.follow(&model, &store)?))
+        }
     };
     let text = model.backbone().sites().modality == Modality::Text;
     let mut answers = Vec::new();
     let mut answer = |input: String| -> anyhow::Result<()> {
+        let tasks = serving.now(out)?;
         for (p, (task, _)) in predictions(&model, &tasks, &input, text)?.into_iter().zip(&tasks) {
             let named = task.metadata().labels.iter().zip(&p.scores);
             if out.json {
@@ -89,6 +95,22 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     match out.json {
         true => line(serde_json::json!({ "predictions": answers })),
         false => Ok(()),
+    }
+}
+
+/// The tasks that answer, and their generations.
+enum Serving<'a> {
+    Fixed(Vec<(Arc<Task>, u64)>),
+    /// What another process installs while this one reads stdin answers the next line.
+    Following(Box<Follower<'a>>),
+}
+
+impl Serving<'_> {
+    fn now(&mut self, out: &Output) -> anyhow::Result<Vec<(Arc<Task>, u64)>> {
+        match self {
+            Serving::Fixed(tasks) => Ok(tasks.clone()),
+            Serving::Following(follower) => Ok(vec![catch_up(follower, out)?]),
+        }
     }
 }
 
