@@ -44,6 +44,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::error::StoreError;
+#[cfg(feature = "pull")]
+pub(crate) use self::record::is_task_name;
 pub use self::record::{Entry, Task};
 pub use self::storage::{Disk, Storage};
 use crate::delta::file::Links;
