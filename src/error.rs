@@ -4,6 +4,8 @@ use crate::backbone::BackboneError;
 use crate::data::DataError;
 use crate::delta::DeltaError;
 use crate::engine::EngineError;
+#[cfg(feature = "pull")]
+use crate::fetch::FetchError;
 use crate::graph::GraphError;
 use crate::methods::MethodError;
 use crate::runtime::RuntimeError;
@@ -39,6 +41,10 @@ pub enum Error {
     /// The store could not do what was asked.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Something published could not be fetched, or was refused.
+    #[cfg(feature = "pull")]
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     /// A swap or a prediction was refused.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -59,6 +65,8 @@ impl Error {
             Error::Train(e) => e.code(),
             Error::Data(e) => e.code(),
             Error::Store(e) => e.code(),
+            #[cfg(feature = "pull")]
+            Error::Fetch(e) => e.code(),
             Error::Runtime(e) => e.code(),
             Error::Tensor(_) => "tensor",
         }

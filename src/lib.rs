@@ -76,7 +76,8 @@
 //! Data flows one way: [`backbone`] -> [`graph`] -> [`attach`] -> [`autodiff`] -> [`engine`] ->
 //! [`runtime`] and [`train`]. [`methods`] says what a method trains and where it attaches,
 //! [`delta`] is the file, [`store`] the device's directory of installed deltas, [`data`] reads
-//! labelled input, [`plot`] draws results. Every error has a stable code: [`Error::code`].
+//! labelled input, `fetch` (feature `pull`) gets signed deltas over the network, [`plot`] draws
+//! results. Every error has a stable code: [`Error::code`].
 
 pub mod attach;
 pub mod autodiff;
@@ -85,6 +86,8 @@ pub mod data;
 pub mod delta;
 pub mod engine;
 mod error;
+#[cfg(feature = "pull")]
+pub mod fetch;
 mod fs;
 pub mod graph;
 pub mod methods;

@@ -55,6 +55,8 @@ use std::time::{Duration, Instant};
 pub use self::error::StoreError;
 pub use self::install::{Admission, Source};
 pub use self::personal::Ancestor;
+#[cfg(feature = "pull")]
+pub(crate) use self::record::is_task_name;
 pub use self::record::{Entry, State, Task};
 pub use self::storage::{Disk, Lock, Stamp, Storage};
 pub use self::trial::Run;

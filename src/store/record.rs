@@ -247,7 +247,7 @@ impl Task {
 }
 
 /// True for a name that is a plain file name on every system.
-pub(super) fn is_task_name(name: &str) -> bool {
+pub(crate) fn is_task_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     (1..=64).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('.')
 }
