@@ -10,6 +10,8 @@ mod data;
 mod delta;
 mod engine;
 mod engine_choice;
+#[cfg(feature = "pull")]
+mod fetch;
 mod fused;
 mod int8;
 mod media;
