@@ -231,3 +231,28 @@ fn fetch_of_a_delta_that_does_not_pass() {
     assert_eq!(world.active("weather"), None);
     assert_eq!(names(&world.path("store/incoming")), ["lock"]);
 }
+
+/// Against a web server that others wrote: `tools/test-servers.sh` starts nginx and says where.
+#[test]
+fn fetch_from_nginx() {
+    let (Ok(url), Ok(root)) =
+        (std::env::var("EDGE_TUNE_TEST_URL"), std::env::var("EDGE_TUNE_TEST_ROOT"))
+    else {
+        println!("skipped: no server; run tools/test-servers.sh");
+        return;
+    };
+    let file = delta("weather", 1.0, 200_000);
+    let world = World::with("weather", &file);
+    for name in ["index.json", "index.json.minisig", FILE] {
+        fs::write(format!("{root}/{name}"), world.server.get(name)).unwrap();
+    }
+    let mut options = world.options();
+    options.sources = vec![url];
+    // The first half is there.
+    fs::create_dir_all(world.path("store/incoming")).unwrap();
+    let part = world.path("store/incoming").join(format!("{}.part", digest(&file)));
+    fs::write(&part, &file[..file.len() / 2]).unwrap();
+    let outcome = world.pull_with(options.clone(), &["weather"]).unwrap();
+    assert_eq!(installed(&outcome).0 as usize, file.len() - file.len() / 2);
+    assert!(matches!(world.pull_with(options, &[]).unwrap()[..], [Outcome::Current(_)]));
+}
