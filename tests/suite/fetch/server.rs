@@ -168,6 +168,7 @@ fn answer(shared: &Shared, mut stream: TcpStream) -> Option<()> {
     }
     match &fault {
         Some(Fault::Status(status, _)) => seen.status = *status,
+        Some(Fault::Endless) => seen.status = 200,
         Some(Fault::Unchanged) => seen.status = 304,
         Some(Fault::Redirect(to)) => {
             seen.status = 302;
