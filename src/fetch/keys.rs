@@ -58,9 +58,9 @@ impl Key {
         &self.text
     }
 
-    /// The id as minisign prints it: 16 hexadecimal digits.
+    /// The id as minisign prints it: up to 16 hexadecimal digits.
     pub fn id(&self) -> String {
-        format!("{:016X}", self.id)
+        format!("{:X}", self.id)
     }
 
     /// True if both are one key, whatever they call themselves.

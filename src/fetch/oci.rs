@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use oci_client::client::{BlobResponse, Client, ClientConfig, ClientProtocol, Config, ImageLayer, SizedStream};
+use oci_client::client::{
+    BlobResponse, Client, ClientConfig, ClientProtocol, Config, ImageLayer, SizedStream,
+};
 use oci_client::errors::OciDistributionError;
 use oci_client::manifest::{OciDescriptor, OciImageManifest, OciManifest};
 use oci_client::secrets::RegistryAuth;

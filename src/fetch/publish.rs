@@ -143,6 +143,23 @@ pub(super) fn files(site: &Path) -> Result<Vec<(String, Vec<u8>)>, FetchError> {
     Ok(files)
 }
 
+/// The bytes of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// [`FetchError::Io`] if it cannot be read or is larger.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FetchError> {
+    trust::read(path, limit)
+}
+
+/// Replaces the file at `path`, whole or not at all.
+///
+/// # Errors
+/// [`FetchError::Io`], and then `path` is as it was.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FetchError> {
+    let failed = |source| FetchError::Io { path: path.into(), action: "write", source };
+    crate::fs::write_atomic(path, bytes).map_err(failed)
+}
+
 fn offer(site: &Path, path: &str) -> Result<Offer, FetchError> {
     let file = site.join(path);
     let delta = Delta::read(&file)?;

@@ -11,6 +11,8 @@ mod data;
 mod delta;
 mod engine;
 mod engine_choice;
+#[cfg(feature = "pull")]
+mod fetch;
 mod follow;
 mod fused;
 mod int8;

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use edge_tune::Error;
-use edge_tune::store::{Admission, Entry, State};
+use edge_tune::store::{Admission, Entry, Source, State};
 use serde_json::json;
 
 use crate::locate::{BackboneArg, StoreArg};
@@ -28,6 +28,14 @@ pub struct Args {
     /// Store and check it, and leave it to `activate` to make it the active one.
     #[arg(long, conflicts_with = "trial")]
     stage: bool,
+    /// Signature of the file by minisign; the file is refused if it is not by --key.
+    #[cfg(feature = "pull")]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    signature: Option<PathBuf>,
+    /// Public key of minisign: its line of text, or a .pub file.
+    #[cfg(feature = "pull")]
+    #[arg(long, value_name = "KEY", requires = "signature")]
+    key: Option<String>,
 }
 
 /// Whether a delta is on trial first.
@@ -59,7 +67,12 @@ pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
         Ok(())
     };
     let admission = if args.stage { Admission::Staged } else { args.trial.admission() };
-    let entry = store.admit(&args.delta, args.task.as_deref(), admission, check);
+    #[cfg(feature = "pull")]
+    let bytes = args.signed_bytes()?;
+    #[cfg(not(feature = "pull"))]
+    let bytes: Option<Vec<u8>> = None;
+    let source = bytes.as_ref().map_or(Source::from(&args.delta), Source::from);
+    let entry = store.admit(source, args.task.as_deref(), admission, check);
     let entry = entry.map_err(Error::from)?;
     let value = json!({
         "task": task,
@@ -88,5 +101,28 @@ pub fn standing(entry: &Entry) -> String {
         State::Trial { left, .. } => format!("active on trial for {left} runs"),
         State::Staged => "staged".into(),
         State::Failed => "failed".into(),
+    }
+}
+
+#[cfg(feature = "pull")]
+impl Args {
+    /// The bytes of the delta, where a signature was asked for and is right.
+    fn signed_bytes(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        use edge_tune::fetch::{Key, MAX_SIGNATURE_BYTES, publish::read, verify};
+        let (Some(signature), Some(key)) = (&self.signature, &self.key) else { return Ok(None) };
+        let key = match std::path::Path::new(key).is_file() {
+            true => {
+                let bytes = read(key.as_ref(), MAX_SIGNATURE_BYTES).map_err(Error::from)?;
+                Key::parse(&String::from_utf8_lossy(&bytes), key)
+            }
+            false => Key::parse(key, "--key"),
+        };
+        let key = key.map_err(Error::from)?;
+        // Read once: what was verified is what gets installed.
+        let bytes = read(&self.delta, edge_tune::delta::MAX_FILE_BYTES).map_err(Error::from)?;
+        let signature = read(signature, MAX_SIGNATURE_BYTES).map_err(Error::from)?;
+        let name = self.delta.display().to_string();
+        verify(&key, &bytes, &signature, &name).map_err(Error::from)?;
+        Ok(Some(bytes))
     }
 }

@@ -11,6 +11,8 @@ mod engine;
 mod eval;
 mod forget;
 mod gc;
+#[cfg(feature = "pull")]
+mod index;
 mod inspect;
 mod lineage;
 mod list;
@@ -18,10 +20,14 @@ mod locate;
 mod memory;
 mod methods;
 mod output;
+#[cfg(feature = "pull")]
+mod patch;
 mod plots;
 mod predict;
 mod prepare;
 mod progress;
+#[cfg(feature = "pull")]
+mod pull;
 mod remove;
 mod rollback;
 mod undo;
@@ -62,6 +68,12 @@ enum Command {
     Predict(predict::Args),
     Eval(eval::Args),
     Compare(compare::Args),
+    #[cfg(feature = "pull")]
+    Pull(Box<pull::Args>),
+    #[cfg(feature = "pull")]
+    Index(index::Args),
+    #[cfg(feature = "pull")]
+    Patch(patch::Args),
     List(list::Args),
     Activate(activate::Args),
     Confirm(confirm::Args),
@@ -91,6 +103,12 @@ fn main() -> ExitCode {
         Command::Predict(args) => predict::run(args, &out),
         Command::Eval(args) => eval::run(args, &out),
         Command::Compare(args) => compare::run(args, &out),
+        #[cfg(feature = "pull")]
+        Command::Pull(args) => pull::run(*args, &out),
+        #[cfg(feature = "pull")]
+        Command::Index(args) => index::run(args, &out),
+        #[cfg(feature = "pull")]
+        Command::Patch(args) => patch::run(args, &out),
         Command::List(args) => list::run(args, &out),
         Command::Rollback(args) => rollback::run(args, &out),
         Command::Activate(args) => activate::run(args, &out),

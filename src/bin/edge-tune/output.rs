@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use edge_tune::Error;
 use edge_tune::data::DataError;
+#[cfg(feature = "pull")]
+use edge_tune::fetch::FetchError;
 use edge_tune::store::StoreError;
 use edge_tune::train::TrainError;
 use serde::Serialize;
@@ -79,6 +81,10 @@ impl Output {
                 | Error::Train(TrainError::Setting { .. })
                 | Error::Store(StoreError::TaskName { .. }),
             ) => ExitCode::from(2),
+            #[cfg(feature = "pull")]
+            Some(Error::Fetch(FetchError::Url { .. } | FetchError::PlainHttp { .. })) => {
+                ExitCode::from(2)
+            }
             _ if code == "usage" => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
@@ -131,6 +137,12 @@ fn describe(error: &anyhow::Error) -> String {
         false => c.to_string(),
     };
     text.chars().map(plain).collect()
+}
+
+/// Replaces a file, whole or not at all.
+#[cfg(feature = "pull")]
+pub fn write(path: &std::path::Path, bytes: &[u8]) -> anyhow::Result<()> {
+    Ok(edge_tune::fetch::publish::write(path, bytes).map_err(Error::from)?)
 }
 
 /// Writes a line to stdout.
