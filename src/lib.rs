@@ -86,6 +86,8 @@ pub mod delta;
 pub mod engine;
 mod error;
 mod fs;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod graph;
 pub mod methods;
 pub mod plot;

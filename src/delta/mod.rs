@@ -170,6 +170,16 @@ pub(crate) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Reads metadata strings as those of a file; for fuzzing.
+pub(crate) fn check_metadata(strings: impl Iterator<Item = (String, String)>) {
+    if let Ok(metadata) = Metadata::from_strings(strings.collect(), "fuzz")
+        && let Ok(written) = metadata.to_strings()
+    {
+        let again = Metadata::from_strings(written, "fuzz");
+        assert_eq!(again.ok(), Some(metadata), "what is written can be read");
+    }
+}
+
 /// The bytes of a file that may be a delta.
 pub(crate) fn read_bytes(path: &Path, links: Links) -> Result<Vec<u8>, DeltaError> {
     file::read(path, links, MAX_FILE_BYTES).map_err(|e| {

@@ -445,3 +445,13 @@ fn task_path(task: &str) -> Result<PathBuf, StoreError> {
     }
     Ok(Path::new(TASKS).join(format!("{task}{TASK_SUFFIX}")))
 }
+
+/// Reads a record; for fuzzing.
+pub(crate) fn check_record(bytes: &[u8], task: &str) {
+    if let Ok(record) = Task::parse(bytes, task, Path::new("fuzz.json"))
+        && let Ok(written) = record.to_bytes()
+    {
+        let again = Task::parse(&written, task, Path::new("fuzz.json"));
+        assert_eq!(again.ok(), Some(record), "what is written can be read");
+    }
+}

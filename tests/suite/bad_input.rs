@@ -8,7 +8,7 @@ mod deltas;
 mod external;
 mod limits;
 mod mutations;
-mod onnx;
+pub mod onnx;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};

@@ -11,6 +11,7 @@ mod delta;
 mod engine;
 mod engine_choice;
 mod fused;
+mod fuzz;
 mod int8;
 mod media;
 mod memory;
