@@ -85,6 +85,7 @@ pub mod data;
 pub mod delta;
 pub mod engine;
 mod error;
+pub mod explain;
 mod fs;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -10,8 +10,8 @@ targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(delta metadata onnx external record csv sound)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
-target=${CARGO_TARGET_DIR:-target}
-(cd fuzz && CARGO_TARGET_DIR=../$target RUSTC_WRAPPER=$PWD/rustc.sh \
+target=${CARGO_TARGET_DIR:-target}/fuzz-build
+(cd fuzz && CARGO_TARGET_DIR=$PWD/../$target RUSTC_WRAPPER=$PWD/rustc.sh \
     cargo build --quiet --bins) || { echo "error: the fuzz targets do not build on $host" >&2; exit 1; }
 mkdir -p fuzz/artifacts
 failed=0

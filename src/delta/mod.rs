@@ -30,6 +30,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -84,6 +85,27 @@ impl Delta {
     /// If it cannot be read, is not a regular file, or is not a well-formed delta.
     pub fn read(path: &Path) -> Result<Delta, DeltaError> {
         Delta::parse(&read_bytes(path, Links::Follow)?, &path.display().to_string())
+    }
+
+    /// What a delta file says about itself and its size in bytes; nothing but the header is read.
+    ///
+    /// # Errors
+    /// If that much cannot be read or is not well formed. The tensors were not looked at.
+    pub fn read_header(path: &Path) -> Result<(Metadata, u64), DeltaError> {
+        let name = path.display().to_string();
+        let (mut file, length) = file::open_regular(path, Links::Follow, MAX_FILE_BYTES)
+            .map_err(|e| refused(e, path))?;
+        let io = |source| refused(ReadError::Io(source), path);
+        let mut bytes = Vec::new();
+        Read::take(&mut file, 8).read_to_end(&mut bytes).map_err(io)?;
+        let header = container::header_bytes(&bytes, length, &name)?;
+        Read::take(&mut file, header).read_to_end(&mut bytes).map_err(io)?;
+        Ok((container::metadata(&bytes, &name)?, length))
+    }
+
+    /// As [`Delta::read_header`], from the bytes of the file.
+    pub(crate) fn parse_header(bytes: &[u8], name: &str) -> Result<Metadata, DeltaError> {
+        container::metadata(bytes, name)
     }
 
     /// Reads a delta from the bytes of its file. `name` stands for the file in errors.
@@ -182,14 +204,16 @@ pub(crate) fn check_metadata(strings: impl Iterator<Item = (String, String)>) {
 
 /// The bytes of a file that may be a delta.
 pub(crate) fn read_bytes(path: &Path, links: Links) -> Result<Vec<u8>, DeltaError> {
-    file::read(path, links, MAX_FILE_BYTES).map_err(|e| {
-        let file = path.display().to_string();
-        match e {
-            ReadError::NotAFile => DeltaError::NotAFile { file },
-            ReadError::TooLarge(bytes) => DeltaError::TooLarge { file, bytes },
-            ReadError::Io(source) => DeltaError::Io { file, action: "read", source },
-        }
-    })
+    file::read(path, links, MAX_FILE_BYTES).map_err(|e| refused(e, path))
+}
+
+fn refused(error: ReadError, path: &Path) -> DeltaError {
+    let file = path.display().to_string();
+    match error {
+        ReadError::NotAFile => DeltaError::NotAFile { file },
+        ReadError::TooLarge(bytes) => DeltaError::TooLarge { file, bytes },
+        ReadError::Io(source) => DeltaError::Io { file, action: "read", source },
+    }
 }
 
 fn encode(

@@ -1,5 +1,6 @@
 //! A loaded backbone with hot-swapped tasks.
 
+mod budget;
 mod error;
 mod inputs;
 mod media;
@@ -8,6 +9,7 @@ mod program;
 mod task;
 mod trunk;
 
+pub use budget::Budget;
 pub use error::RuntimeError;
 pub use inputs::{InputLimit, Inputs, Sample, encode_batch};
 pub use model::{Model, Prediction, best, tolerance};

@@ -31,11 +31,12 @@
 //! # Ok::<(), edge_tune::Error>(())
 //! ```
 
+mod check;
 mod error;
 mod record;
 mod storage;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -43,6 +44,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+pub use self::check::{Finding, Severity, check};
 pub use self::error::StoreError;
 pub use self::record::{Entry, Task};
 pub use self::storage::{Disk, Storage};
@@ -69,6 +71,16 @@ pub struct Store {
     root: PathBuf,
     storage: Box<dyn Storage>,
     lock_wait: Duration,
+    budget: Budget,
+}
+
+/// What a store may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Most tasks.
+    pub max_tasks: Option<usize>,
+    /// Most bytes of all deltas, those that a rollback can reach included.
+    pub max_bytes: Option<u64>,
 }
 
 /// Where [`Store::install`] takes a delta from.
@@ -125,7 +137,12 @@ impl Store {
     /// # Errors
     /// As for [`Store::open`].
     pub fn with_storage(root: &Path, storage: Box<dyn Storage>) -> Result<Store, StoreError> {
-        let store = Store { root: root.to_path_buf(), storage, lock_wait: LOCK_WAIT };
+        let store = Store {
+            root: root.to_path_buf(),
+            storage,
+            lock_wait: LOCK_WAIT,
+            budget: Budget::default(),
+        };
         for dir in ["", BLOBS, TASKS] {
             let dir = Path::new(dir);
             store.storage.create_dir(dir).map_err(|e| store.io(dir, "create", e))?;
@@ -142,6 +159,11 @@ impl Store {
     /// The same store, whose changes wait this long for a change of another thread or process.
     pub fn lock_wait(self, lock_wait: Duration) -> Store {
         Store { lock_wait, ..self }
+    }
+
+    /// The same store, which refuses to grow over `budget`.
+    pub fn with_budget(self, budget: Budget) -> Store {
+        Store { budget, ..self }
     }
 
     /// Installs a delta for `task`, or for the task that it names itself, and makes it the active
@@ -170,6 +192,7 @@ impl Store {
         };
         let want = digest(&bytes);
         let _lock = self.lock()?;
+        self.check_budget(&bytes, &want, task, &name)?;
         let temp = Path::new(BLOBS).join(INCOMING);
         self.write_incoming(&temp, &bytes)?;
         drop(bytes);
@@ -290,6 +313,36 @@ impl Store {
         // The installation is done. What cannot be removed now, the next open removes.
         let _ = self.clean();
         Ok(entry)
+    }
+
+    /// Refuses what would not fit, before anything is written.
+    fn check_budget(
+        &self,
+        bytes: &[u8],
+        digest: &str,
+        task: Option<&str>,
+        name: &str,
+    ) -> Result<(), StoreError> {
+        let over = |what, have, most| {
+            let store = self.root.clone();
+            if have > most { Err(StoreError::Budget { store, what, have, most }) } else { Ok(()) }
+        };
+        if let Some(most) = self.budget.max_tasks {
+            let names = self.task_names()?;
+            let task = match task {
+                Some(task) => task.to_owned(),
+                None => Delta::parse_header(bytes, name)?.task,
+            };
+            let new = usize::from(!names.contains(&task));
+            over("tasks", (names.len() + new) as u64, most as u64)?;
+        }
+        if let Some(most) = self.budget.max_bytes {
+            let entries = self.list()?.into_iter().flat_map(|t| t.entries);
+            let mut sizes: HashMap<String, u64> = entries.map(|e| (e.digest, e.bytes)).collect();
+            sizes.insert(digest.into(), bytes.len() as u64);
+            over("bytes", sizes.values().fold(0, |sum, n| sum.saturating_add(*n)), most)?;
+        }
+        Ok(())
     }
 
     /// Reads a delta of the store and compares its digest.

@@ -2,10 +2,10 @@
 //! names the culprit; what was active before stays so.
 
 mod backbones;
-mod cli;
+pub mod cli;
 mod data;
-mod deltas;
-mod external;
+pub mod deltas;
+pub mod external;
 mod limits;
 mod mutations;
 pub mod onnx;

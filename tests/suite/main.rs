@@ -1,6 +1,7 @@
 //! All integration tests, in one binary so that the engine is linked once.
 
 mod attach;
+mod attacks;
 mod backbones;
 mod bad_input;
 mod calibrate;
@@ -8,8 +9,10 @@ mod cli;
 mod compare;
 mod data;
 mod delta;
+mod doctor;
 mod engine;
 mod engine_choice;
+mod explain;
 mod fused;
 mod fuzz;
 mod int8;

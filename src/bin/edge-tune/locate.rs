@@ -8,7 +8,6 @@ use anyhow::Context;
 use clap::Args;
 use edge_tune::Error;
 use edge_tune::backbone::{MANIFEST_FILE, Manifest};
-use edge_tune::delta::Delta;
 use edge_tune::runtime::{Model, Task};
 use edge_tune::store::{Entry, Store};
 
@@ -105,7 +104,7 @@ impl DeltaArg {
     /// Loads the delta: (task, generation in the store, 0 for a file).
     pub fn load(&self, model: &Model) -> anyhow::Result<(Arc<Task>, u64)> {
         if let Some(path) = &self.delta {
-            let delta = Delta::read(path).map_err(Error::from)?;
+            let delta = model.budget().read(path)?;
             return Ok((model.load(&delta)?, 0));
         }
         let store = self.store.open()?;

@@ -4,9 +4,12 @@ mod apply;
 mod calibrate;
 mod compare;
 mod completions;
+mod doctor;
 mod engine;
 mod eval;
+mod explain;
 mod inspect;
+mod limits;
 mod list;
 mod locate;
 mod memory;
@@ -58,6 +61,8 @@ enum Command {
     List(list::Args),
     Rollback(rollback::Args),
     Remove(remove::Args),
+    Doctor(doctor::Args),
+    Explain(explain::Args),
     Completions(completions::Args),
 }
 
@@ -80,6 +85,8 @@ fn main() -> ExitCode {
         Command::List(args) => list::run(args, &out),
         Command::Rollback(args) => rollback::run(args, &out),
         Command::Remove(args) => remove::run(args, &out),
+        Command::Doctor(args) => doctor::run(args, &out),
+        Command::Explain(args) => explain::run(args, &out),
         Command::Completions(args) => completions::run(args, &out),
     };
     match result {
