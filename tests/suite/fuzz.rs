@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use edge_tune::delta::{Delta, Metadata, SelfTest};
 use edge_tune::fuzzing::TARGETS;
@@ -53,7 +54,9 @@ fn mutated_seeds_never_panic() {
     for (target, run) in TARGETS {
         let seeds = seeds(target);
         let rounds = if target == "onnx" { 400 } else { 4000 };
-        for _ in 0..rounds {
+        let (start, mut round) = (Instant::now(), 0);
+        while round < rounds || start.elapsed() < longer() {
+            round += 1;
             let mut bytes = seeds[below(seeds.len())].1.clone();
             let other = &seeds[below(seeds.len())].1;
             for _ in 0..=below(4) {
@@ -61,7 +64,14 @@ fn mutated_seeds_never_panic() {
             }
             run(&bytes);
         }
+        println!("{target}: {round} inputs");
     }
+}
+
+/// `EDGE_TUNE_FUZZ_SECONDS` asks for a longer run, without coverage.
+fn longer() -> Duration {
+    let seconds = std::env::var("EDGE_TUNE_FUZZ_SECONDS").ok().and_then(|v| v.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 fn mutate(bytes: &mut Vec<u8>, other: &[u8], below: &mut impl FnMut(usize) -> usize) {

@@ -33,7 +33,7 @@ fn tensors(model: &Model, metadata: &Metadata) -> Vec<(String, Tensor)> {
     expected_tensors(&plan).into_iter().enumerate().map(filled).collect()
 }
 
-fn good(model: &Model) -> Delta {
+pub fn good(model: &Model) -> Delta {
     let m = metadata(model);
     let t = tensors(model, &m);
     Delta::new(m, t).unwrap()
