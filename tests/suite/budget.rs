@@ -115,8 +115,10 @@ fn the_command_line_takes_limits() {
     let apply = |more: &[&'static str]| [&["apply", "out.safetensors"], more].concat();
     b.fails(&apply(&["--max-delta", "100"]), 1, "delta.budget", &["out.safetensors", "100"]);
     b.fails(&apply(&["--max-store", "100"]), 1, "store.budget", &["bytes"]);
-    b.fails(&apply(&["--max-tasks", "0"]), 1, "runtime.resident", &["`lights`"]);
+    b.fails(&apply(&["--max-tasks", "0"]), 1, "store.budget", &["1 tasks, at most 0"]);
     assert_eq!(b.run(&apply(&["--max-delta", "1M", "--max-store", "1M"])).exit, Some(0));
     let predict = ["predict", "--task", "lights", "--max-resident", "10", "lights on"];
     b.fails(&predict, 1, "runtime.budget", &["`lights`"]);
+    let predict = ["predict", "--task", "lights", "--max-tasks", "0", "lights on"];
+    b.fails(&predict, 1, "runtime.resident", &["`lights`"]);
 }

@@ -62,7 +62,7 @@ fn the_command_explains_and_suggests() {
     assert!(shown["text"].as_str().unwrap().contains("Do: wait"), "{shown}");
     let all = b.run(&["explain", "--json"]).json();
     assert!(all["codes"].as_array().unwrap().len() > 100);
-    b.fails(&["explain", "delta.digest", "--json"], 2, "usage", &["delta.wrong-digest"]);
+    b.fails(&["explain", "delta.digest"], 2, "usage", &["delta.wrong-digest"]);
     // What fails says where to read on.
     let failed = b.run(&["inspect", "absent.safetensors"]);
     assert_eq!(failed.exit, Some(1));
