@@ -88,7 +88,7 @@ pub fn check(dir: &Path, backbones: &[&str]) -> Vec<Finding> {
         return check.findings;
     }
     let storage = Box::new(Disk::new(dir));
-    check.lock(&*storage);
+    check.lock(&storage);
     // Not opened: that would clean up what is to be seen.
     let store =
         Store { root: dir.to_path_buf(), storage, lock_wait: LOCK_WAIT, budget: Budget::default() };
