@@ -86,9 +86,12 @@ pub mod data;
 pub mod delta;
 pub mod engine;
 mod error;
+pub mod explain;
 #[cfg(feature = "pull")]
 pub mod fetch;
 mod fs;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod graph;
 pub mod methods;
 pub mod plot;

@@ -102,7 +102,7 @@ pub fn prepare(
         TextEncoder::from_file(tokenizer, options.max_length.unwrap_or(MAX_TOKENS))?;
     }
     step("reading the export");
-    let mut graph = onnx::read_sized(path, options.image_size.unwrap_or(onnx::PICTURE))?;
+    let mut graph = onnx::read_export(path, options.image_size.unwrap_or(onnx::PICTURE))?;
     let export = graph.clone();
     step("finding sites");
     canonicalise(&mut graph).map_err(in_graph)?;
@@ -241,7 +241,7 @@ fn preprocess(
         graph.shape(v).iter().skip(1).filter_map(|d| d.constant()).collect()
     };
     if let (Modality::Audio, Some(path)) = (sites.modality, &options.frontend) {
-        let frontend = onnx::read(path)?;
+        let frontend = onnx::read_export(path, onnx::PICTURE)?;
         let shape = frontend.inputs.first().map(|&v| fixed(&frontend, v)).unwrap_or_default();
         let &[samples] = shape.as_slice() else {
             let reason = format!("its input is [batch, {shape:?}], not [batch, samples]");

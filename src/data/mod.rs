@@ -49,3 +49,8 @@ pub use media::{Source, read_file};
 pub use spec::MediaSpec;
 pub use text::{Dataset, Row};
 pub use tokenizer::{Encoded, TextBatch, TextEncoder, batch};
+
+/// Reads a CSV file; for fuzzing.
+pub(crate) fn check_csv(bytes: &[u8], limit: u64) {
+    let _ = csv::read(std::path::Path::new("fuzz.csv"), bytes, limit);
+}

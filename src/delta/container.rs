@@ -11,7 +11,7 @@ use half::f16;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{DeltaError, MAX_FILE_BYTES, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSORS};
+use super::{DeltaError, MAX_FILE_BYTES, MAX_HEADER_BYTES, MAX_RANK, MAX_TENSORS, Metadata};
 use crate::tensor::{DType, Tensor, byte_len};
 
 /// Bytes of the header length at the start of the file.
@@ -56,6 +56,22 @@ pub(super) fn decode(
         return Err(DeltaError::Trailing { file: file.into(), bytes: (data.len() - at) as u64 });
     }
     Ok((header.metadata, tensors))
+}
+
+/// Length of the header that the first bytes of a file of `have` bytes promise.
+pub(super) fn header_bytes(start: &[u8], have: u64, file: &str) -> Result<u64, DeltaError> {
+    let truncated = |want| DeltaError::Truncated { file: file.into(), have, want };
+    let length = start.first_chunk::<LENGTH_BYTES>().ok_or(truncated(LENGTH_BYTES as u64))?;
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES as u64 {
+        return Err(DeltaError::HeaderLength { file: file.into(), bytes: length });
+    }
+    Ok(length)
+}
+
+/// The metadata of a file; its tensors need not be there.
+pub(super) fn metadata(bytes: &[u8], file: &str) -> Result<Metadata, DeltaError> {
+    Metadata::from_strings(split(bytes, file)?.0.metadata, file)
 }
 
 /// Writes a whole file: widest elements first so that all are aligned, then by name.
@@ -123,13 +139,8 @@ fn split<'a>(bytes: &'a [u8], file: &str) -> Result<(Header, &'a [u8]), DeltaErr
         return Err(DeltaError::TooLarge { file: file.into(), bytes: have });
     }
     let truncated = |want| DeltaError::Truncated { file: file.into(), have, want };
-    let (length, rest) =
-        bytes.split_first_chunk::<LENGTH_BYTES>().ok_or(truncated(LENGTH_BYTES as u64))?;
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_HEADER_BYTES as u64 {
-        return Err(DeltaError::HeaderLength { file: file.into(), bytes: length });
-    }
-    let (text, data) = rest
+    let length = header_bytes(bytes, have, file)?;
+    let (text, data) = bytes[LENGTH_BYTES..]
         .split_at_checked(length as usize)
         .ok_or_else(|| truncated(LENGTH_BYTES as u64 + length))?;
     let bad = |reason: String| DeltaError::Header { file: file.into(), reason };

@@ -35,6 +35,20 @@ pub enum DeltaError {
         /// Its size.
         bytes: u64,
     },
+    /// The delta is over a limit of this device. Its tensors were not read.
+    #[error(
+        "{file}: {have} {what}, at most {most} are allowed here; calibrate a smaller delta, or raise the limit"
+    )]
+    Budget {
+        /// Name of the file.
+        file: String,
+        /// What is limited.
+        what: &'static str,
+        /// What the delta has.
+        have: u64,
+        /// The limit.
+        most: u64,
+    },
     /// The file ends before its header or its last tensor does.
     #[error("{file}: cut off: {have} bytes, the header promises {want}; copy or download it again")]
     Truncated {
@@ -279,6 +293,7 @@ impl DeltaError {
             DeltaError::Io { .. } => "delta.io",
             DeltaError::NotAFile { .. } => "delta.not-a-file",
             DeltaError::TooLarge { .. } => "delta.too-large",
+            DeltaError::Budget { .. } => "delta.budget",
             DeltaError::Truncated { .. } => "delta.truncated",
             DeltaError::HeaderLength { .. } => "delta.header-length",
             DeltaError::Header { .. } => "delta.header",

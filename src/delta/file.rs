@@ -23,6 +23,25 @@ pub(crate) enum ReadError {
 
 /// Reads a regular file of at most `limit` bytes.
 pub(crate) fn read(path: &Path, links: Links, limit: u64) -> Result<Vec<u8>, ReadError> {
+    let (file, length) = open_regular(path, links, limit)?;
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(length as usize)
+        .map_err(|_| ReadError::Io(io::ErrorKind::OutOfMemory.into()))?;
+    // The file may grow while it is read: the limit holds for what is read.
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
+    if bytes.len() as u64 > limit {
+        return Err(ReadError::TooLarge(bytes.len() as u64));
+    }
+    Ok(bytes)
+}
+
+/// Opens a regular file of at most `limit` bytes and says how many it has.
+pub(crate) fn open_regular(
+    path: &Path,
+    links: Links,
+    limit: u64,
+) -> Result<(File, u64), ReadError> {
     let file = open(path, links)?;
     let metadata = file.metadata().map_err(ReadError::Io)?;
     if !metadata.is_file() {
@@ -31,16 +50,7 @@ pub(crate) fn read(path: &Path, links: Links, limit: u64) -> Result<Vec<u8>, Rea
     if metadata.len() > limit {
         return Err(ReadError::TooLarge(metadata.len()));
     }
-    let mut bytes = Vec::new();
-    bytes
-        .try_reserve_exact(metadata.len() as usize)
-        .map_err(|_| ReadError::Io(io::ErrorKind::OutOfMemory.into()))?;
-    // The file may grow while it is read: the limit holds for what is read.
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(ReadError::Io)?;
-    if bytes.len() as u64 > limit {
-        return Err(ReadError::TooLarge(bytes.len() as u64));
-    }
-    Ok(bytes)
+    Ok((file, metadata.len()))
 }
 
 fn open(path: &Path, links: Links) -> Result<File, ReadError> {

@@ -31,6 +31,7 @@ mod validate;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::Read;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -86,6 +87,27 @@ impl Delta {
     /// If it cannot be read, is not a regular file, or is not a well-formed delta.
     pub fn read(path: &Path) -> Result<Delta, DeltaError> {
         Delta::parse(&read_bytes(path, Links::Follow)?, &path.display().to_string())
+    }
+
+    /// What a delta file says about itself and its size in bytes; nothing but the header is read.
+    ///
+    /// # Errors
+    /// If that much cannot be read or is not well formed. The tensors were not looked at.
+    pub fn read_header(path: &Path) -> Result<(Metadata, u64), DeltaError> {
+        let name = path.display().to_string();
+        let (mut file, length) = file::open_regular(path, Links::Follow, MAX_FILE_BYTES)
+            .map_err(|e| refused(e, path))?;
+        let io = |source| refused(ReadError::Io(source), path);
+        let mut bytes = Vec::new();
+        Read::take(&mut file, 8).read_to_end(&mut bytes).map_err(io)?;
+        let header = container::header_bytes(&bytes, length, &name)?;
+        Read::take(&mut file, header).read_to_end(&mut bytes).map_err(io)?;
+        Ok((container::metadata(&bytes, &name)?, length))
+    }
+
+    /// As [`Delta::read_header`], from the bytes of the file.
+    pub(crate) fn parse_header(bytes: &[u8], name: &str) -> Result<Metadata, DeltaError> {
+        container::metadata(bytes, name)
     }
 
     /// Reads a delta from the bytes of its file. `name` stands for the file in errors.
@@ -172,16 +194,28 @@ pub(crate) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Reads metadata strings as those of a file; for fuzzing.
+pub(crate) fn check_metadata(strings: impl Iterator<Item = (String, String)>) {
+    if let Ok(metadata) = Metadata::from_strings(strings.collect(), "fuzz")
+        && let Ok(written) = metadata.to_strings()
+    {
+        let again = Metadata::from_strings(written, "fuzz");
+        assert_eq!(again.ok(), Some(metadata), "what is written can be read");
+    }
+}
+
 /// The bytes of a file that may be a delta.
 pub(crate) fn read_bytes(path: &Path, links: Links) -> Result<Vec<u8>, DeltaError> {
-    file::read(path, links, MAX_FILE_BYTES).map_err(|e| {
-        let file = path.display().to_string();
-        match e {
-            ReadError::NotAFile => DeltaError::NotAFile { file },
-            ReadError::TooLarge(bytes) => DeltaError::TooLarge { file, bytes },
-            ReadError::Io(source) => DeltaError::Io { file, action: "read", source },
-        }
-    })
+    file::read(path, links, MAX_FILE_BYTES).map_err(|e| refused(e, path))
+}
+
+fn refused(error: ReadError, path: &Path) -> DeltaError {
+    let file = path.display().to_string();
+    match error {
+        ReadError::NotAFile => DeltaError::NotAFile { file },
+        ReadError::TooLarge(bytes) => DeltaError::TooLarge { file, bytes },
+        ReadError::Io(source) => DeltaError::Io { file, action: "read", source },
+    }
 }
 
 fn encode(

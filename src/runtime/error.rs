@@ -29,6 +29,16 @@ pub enum RuntimeError {
         /// All bytes.
         budget: usize,
     },
+    /// There would be more resident deltas than the budget allows.
+    #[error(
+        "the delta `{task}` would be one too many: {most} may be resident; drop a task or raise the budget"
+    )]
+    Resident {
+        /// Its task.
+        task: String,
+        /// How many may be resident.
+        most: usize,
+    },
     /// The backbone does not take this kind of input.
     #[error("the backbone `{backbone}` takes {takes}, not {given}")]
     Input {
@@ -81,6 +91,7 @@ impl RuntimeError {
             RuntimeError::NoActive => "runtime.no-active",
             RuntimeError::Generation { .. } => "runtime.generation",
             RuntimeError::Budget { .. } => "runtime.budget",
+            RuntimeError::Resident { .. } => "runtime.resident",
             RuntimeError::Input { .. } => "runtime.input",
             RuntimeError::Method { source, .. } => source.code(),
             RuntimeError::SelfTest { .. } => "runtime.self-test",

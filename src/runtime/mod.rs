@@ -1,5 +1,6 @@
 //! A loaded backbone with hot-swapped tasks.
 
+mod budget;
 mod error;
 mod follow;
 mod inputs;
@@ -9,6 +10,7 @@ mod program;
 mod task;
 mod trunk;
 
+pub use budget::Budget;
 pub use error::RuntimeError;
 pub use follow::{Change, Follower, Following};
 pub use inputs::{InputLimit, Inputs, Sample, encode_batch};

@@ -9,8 +9,8 @@ use serde::Serialize;
 use super::inputs::{InputLimit, Sample, encode_batch};
 use super::media::Reader;
 use super::program::{Compiled, served, signature};
-use super::task::Reserved;
-use super::{RuntimeError, Task, expected_tensors, plan_of};
+use super::task::{Over, Reserved};
+use super::{Budget, RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
 use crate::data::{Augment, Dataset, MediaSpec, Picture, Source, TextEncoder};
@@ -33,8 +33,9 @@ pub struct Model {
     active: ArcSwapOption<Active>,
     /// The last generation given out; held while swapping.
     generation: Mutex<u64>,
-    resident: Arc<AtomicUsize>,
-    budget: usize,
+    /// Bytes of resident deltas, and how many there are.
+    resident: Arc<(AtomicUsize, AtomicUsize)>,
+    budget: Budget,
 }
 
 struct Active {
@@ -103,13 +104,18 @@ impl Model {
             active: ArcSwapOption::empty(),
             generation: Mutex::new(0),
             resident: Arc::default(),
-            budget: usize::MAX,
+            budget: Budget::default(),
         })
     }
 
-    /// The same model with at most `bytes` of resident delta tensors.
-    pub fn with_budget(self, bytes: usize) -> Model {
-        Model { budget: bytes, ..self }
+    /// The same model with limits on its deltas: a [`Budget`], or bytes of all resident ones.
+    pub fn with_budget(self, budget: impl Into<Budget>) -> Model {
+        Model { budget: budget.into(), ..self }
+    }
+
+    /// The limits on its deltas.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// The backbone.
@@ -196,17 +202,19 @@ impl Model {
 
     /// Bytes of all resident deltas' tensors.
     pub fn resident_bytes(&self) -> usize {
-        self.resident.load(Ordering::Relaxed)
+        self.resident.0.load(Ordering::Relaxed)
     }
 
     /// Makes a delta resident: validates it, compiles or reuses its program, binds its tensors.
     /// Nothing changes for predictions until [`Model::swap`].
     ///
     /// # Errors
-    /// [`Error::Delta`], [`RuntimeError::Method`] or [`RuntimeError::Budget`]; the model is as
+    /// [`Error::Delta`], [`RuntimeError::Method`], [`RuntimeError::Budget`] or
+    /// [`RuntimeError::Resident`]; the model is as
     /// before.
     pub fn load(&self, delta: &Delta) -> Result<Arc<Task>, Error> {
         let metadata = delta.metadata();
+        self.budget.check(metadata, delta.file_bytes(), delta.name())?;
         let plan = plan_of(&self.backbone, delta)?;
         delta.validate(self.backbone.digest(), &expected_tensors(&plan))?;
         let reserved = self.reserve(&plan, &metadata.task)?;
@@ -227,12 +235,14 @@ impl Model {
     /// Takes the bytes of the plan's tensors from the budget, before anything is loaded.
     fn reserve(&self, plan: &Plan, task: &str) -> Result<Reserved, RuntimeError> {
         let values: usize = served(plan).iter().map(TensorSpec::len).sum();
-        let (needs, budget) = (values * DType::F16.size(), self.budget);
-        Reserved::take(&self.resident, needs, budget).map_err(|free| RuntimeError::Budget {
-            task: task.to_owned(),
-            needs,
-            free,
-            budget,
+        let needs = values * DType::F16.size();
+        let task = || task.to_owned();
+        Reserved::take(&self.resident, needs, &self.budget).map_err(|over| match over {
+            Over::Bytes(free) => {
+                let budget = self.budget.max_resident_bytes;
+                RuntimeError::Budget { task: task(), needs, free, budget }
+            }
+            Over::Tasks => RuntimeError::Resident { task: task(), most: self.budget.max_resident },
         })
     }
 
@@ -268,7 +278,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`] and [`Model::self_test`]; the old task stays active then.
     pub fn apply(&self, path: &Path) -> Result<u64, Error> {
-        let task = self.load(&Delta::read(path)?)?;
+        let task = self.load(&self.budget.read(path)?)?;
         self.self_test(&task)?;
         Ok(self.swap(&task))
     }

@@ -7,7 +7,7 @@ use half::f16;
 use super::inputs::InputLimit;
 use super::program::{Compiled, Slot, served};
 use super::trunk::Kept;
-use super::{Inputs, RuntimeError};
+use super::{Budget, Inputs, RuntimeError};
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::delta::{Delta, Metadata, TensorSpec};
@@ -29,28 +29,43 @@ pub struct Task {
 /// Bytes taken from a model's budget; given back when dropped.
 pub(super) struct Reserved {
     bytes: usize,
-    resident: Arc<AtomicUsize>,
+    /// Bytes, and tasks.
+    resident: Arc<(AtomicUsize, AtomicUsize)>,
+}
+
+/// What there is too much of.
+pub(super) enum Over {
+    /// Bytes; so many are free.
+    Bytes(usize),
+    Tasks,
 }
 
 impl Reserved {
-    /// Takes `bytes`, or says how many are free.
+    /// Takes `bytes` for one more task.
     pub fn take(
-        resident: &Arc<AtomicUsize>,
+        resident: &Arc<(AtomicUsize, AtomicUsize)>,
         bytes: usize,
-        budget: usize,
-    ) -> Result<Reserved, usize> {
-        resident
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-                taken.checked_add(bytes).filter(|&sum| sum <= budget)
+        budget: &Budget,
+    ) -> Result<Reserved, Over> {
+        let add = |to: &AtomicUsize, n: usize, most: usize| {
+            to.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                taken.checked_add(n).filter(|&sum| sum <= most)
             })
-            .map(|_| Reserved { bytes, resident: resident.clone() })
-            .map_err(|taken| budget.saturating_sub(taken))
+        };
+        add(&resident.1, 1, budget.max_resident).map_err(|_| Over::Tasks)?;
+        let most = budget.max_resident_bytes;
+        add(&resident.0, bytes, most).map_err(|taken| {
+            resident.1.fetch_sub(1, Ordering::Relaxed);
+            Over::Bytes(most.saturating_sub(taken))
+        })?;
+        Ok(Reserved { bytes, resident: resident.clone() })
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.resident.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.resident.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.resident.1.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

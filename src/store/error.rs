@@ -126,6 +126,18 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The store would be over its budget. Nothing was copied.
+    #[error("{}: {have} {what}, at most {most} are allowed; remove a task or raise the limit", store.display())]
+    Budget {
+        /// The store.
+        store: PathBuf,
+        /// `bytes` or `tasks`.
+        what: &'static str,
+        /// What there would be.
+        have: u64,
+        /// The limit.
+        most: u64,
+    },
     /// The caller's check refused the delta.
     #[error("{delta}: not installed for task `{task}`: {source}")]
     Refused {
@@ -156,6 +168,7 @@ impl StoreError {
             StoreError::Descendants { .. } => "store.descendants",
             StoreError::Corrupt { .. } => "store.corrupt",
             StoreError::Damaged { .. } => "store.damaged",
+            StoreError::Budget { .. } => "store.budget",
             StoreError::Refused { .. } => "store.refused",
             StoreError::Delta(e) => e.code(),
         }

@@ -107,6 +107,7 @@ impl Store {
         };
         let want = digest(&bytes);
         let _lock = self.lock()?;
+        self.check_budget(&bytes, &want, task, &name)?;
         let temp = Path::new(BLOBS).join(INCOMING);
         self.write_incoming(&temp, &bytes)?;
         drop(bytes);

@@ -37,6 +37,8 @@
 //! # Ok::<(), edge_tune::Error>(())
 //! ```
 
+mod budget;
+mod check;
 mod collect;
 mod error;
 mod install;
@@ -52,6 +54,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use self::budget::Budget;
+pub use self::check::{Finding, Severity, check};
 pub use self::error::StoreError;
 pub use self::install::{Admission, Source};
 pub use self::personal::Ancestor;
@@ -84,6 +88,7 @@ pub struct Store {
     root: PathBuf,
     storage: Box<dyn Storage>,
     lock_wait: Duration,
+    budget: Budget,
 }
 
 impl fmt::Debug for Store {
@@ -107,7 +112,12 @@ impl Store {
     /// # Errors
     /// As for [`Store::open`].
     pub fn with_storage(root: &Path, storage: Box<dyn Storage>) -> Result<Store, StoreError> {
-        let store = Store { root: root.to_path_buf(), storage, lock_wait: LOCK_WAIT };
+        let store = Store {
+            root: root.to_path_buf(),
+            storage,
+            lock_wait: LOCK_WAIT,
+            budget: Budget::default(),
+        };
         for dir in ["", BLOBS, TASKS] {
             let dir = Path::new(dir);
             store.storage.create_dir(dir).map_err(|e| store.io(dir, "create", e))?;
@@ -361,4 +371,14 @@ fn task_file(task: &str, suffix: &str) -> Result<PathBuf, StoreError> {
         return Err(StoreError::TaskName { task: task.chars().take(80).collect() });
     }
     Ok(Path::new(TASKS).join(format!("{task}{suffix}")))
+}
+
+/// Reads a record; for fuzzing.
+pub(crate) fn check_record(bytes: &[u8], task: &str) {
+    if let Ok(record) = Task::parse(bytes, task, Path::new("fuzz.json"))
+        && let Ok(written) = record.to_bytes()
+    {
+        let again = Task::parse(&written, task, Path::new("fuzz.json"));
+        assert_eq!(again.ok(), Some(record), "what is written can be read");
+    }
 }

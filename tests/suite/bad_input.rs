@@ -2,13 +2,13 @@
 //! names the culprit; what was active before stays so.
 
 mod backbones;
-mod cli;
+pub mod cli;
 mod data;
-mod deltas;
-mod external;
+pub mod deltas;
+pub mod external;
 mod limits;
 mod mutations;
-mod onnx;
+pub mod onnx;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};

@@ -246,6 +246,8 @@ fn help_and_completions_name_every_subcommand() {
         "list",
         "rollback",
         "remove",
+        "doctor",
+        "explain",
         "completions",
     ];
     let help = text(dir.path(), &["--help"]);

@@ -1,20 +1,25 @@
 //! All integration tests, in one binary so that the engine is linked once.
 
 mod attach;
+mod attacks;
 mod backbones;
 mod bad_input;
+mod budget;
 mod calibrate;
 mod cli;
 mod compare;
 mod crash;
 mod data;
 mod delta;
+mod doctor;
 mod engine;
 mod engine_choice;
+mod explain;
 #[cfg(feature = "pull")]
 mod fetch;
 mod follow;
 mod fused;
+mod fuzz;
 mod int8;
 mod lifecycle;
 mod media;
@@ -28,4 +33,5 @@ mod store;
 mod support;
 mod swap;
 mod train;
+mod truncated;
 mod vjp;

@@ -1,12 +1,14 @@
 use std::path::PathBuf;
 
 use edge_tune::Error;
-use edge_tune::store::{Admission, Entry, Source, State};
+use edge_tune::delta::Delta;
+use edge_tune::store::{Admission, Budget, Entry, Source, State};
 use serde_json::json;
 
+use crate::limits::LimitArgs;
 use crate::locate::{BackboneArg, StoreArg};
 use crate::output::Output;
-use crate::values::size;
+use crate::values::{bytes, size};
 
 /// Install a delta and make it the active one of its task.
 ///
@@ -36,6 +38,11 @@ pub struct Args {
     #[cfg(feature = "pull")]
     #[arg(long, value_name = "KEY", requires = "signature")]
     key: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Refuse to keep more bytes of deltas, those for a rollback included.
+    #[arg(long, value_parser = bytes, value_name = "SIZE", help_heading = "Limits")]
+    max_store: Option<usize>,
 }
 
 /// Whether a delta is on trial first.
@@ -55,11 +62,19 @@ impl TrialArg {
 }
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
-    let model = args.backbone.open(out)?;
-    let store = args.store.open()?;
+    let limits = args.limits.budget();
+    // What is over a limit is not even read.
+    let (metadata, bytes) = Delta::read_header(&args.delta).map_err(Error::from)?;
+    let name = args.delta.display().to_string();
+    limits.check(&metadata, bytes, &name).map_err(Error::from)?;
+    let model = args.backbone.open(out)?.with_budget(limits);
+    let store = args.store.open()?.with_budget(Budget {
+        max_tasks: args.limits.max_tasks,
+        max_bytes: args.max_store.map(|n| n as u64),
+    });
     let mut task = String::new();
     let mut tests = 0;
-    let check = |delta: &edge_tune::delta::Delta| -> Result<(), Error> {
+    let check = |delta: &Delta| -> Result<(), Error> {
         let loaded = model.load(delta)?;
         model.self_test(&loaded)?;
         task = args.task.clone().unwrap_or_else(|| delta.metadata().task.clone());

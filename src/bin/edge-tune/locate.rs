@@ -8,7 +8,6 @@ use anyhow::Context;
 use clap::Args;
 use edge_tune::Error;
 use edge_tune::backbone::{MANIFEST_FILE, Manifest};
-use edge_tune::delta::Delta;
 use edge_tune::runtime::{Change, Follower, Model, Task};
 use edge_tune::store::{Store, StoreError};
 
@@ -116,7 +115,7 @@ impl DeltaArg {
     /// Loads the delta if it is a file.
     pub fn file(&self, model: &Model) -> anyhow::Result<Option<Arc<Task>>> {
         let Some(path) = &self.delta else { return Ok(None) };
-        Ok(Some(model.load(&Delta::read(path).map_err(Error::from)?)?))
+        Ok(Some(model.load(&model.budget().read(path)?)?))
     }
 
     pub fn open_store(&self) -> anyhow::Result<Store> {

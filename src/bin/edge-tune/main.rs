@@ -7,13 +7,16 @@ mod compare;
 mod completions;
 mod confirm;
 mod diff;
+mod doctor;
 mod engine;
 mod eval;
+mod explain;
 mod forget;
 mod gc;
 #[cfg(feature = "pull")]
 mod index;
 mod inspect;
+mod limits;
 mod lineage;
 mod list;
 mod locate;
@@ -84,6 +87,8 @@ enum Command {
     Diff(diff::Args),
     Remove(remove::Args),
     Gc(gc::Args),
+    Doctor(doctor::Args),
+    Explain(explain::Args),
     Completions(completions::Args),
 }
 
@@ -119,6 +124,8 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args, &out),
         Command::Remove(args) => remove::run(args, &out),
         Command::Gc(args) => gc::run(args, &out),
+        Command::Doctor(args) => doctor::run(args, &out),
+        Command::Explain(args) => explain::run(args, &out),
         Command::Completions(args) => completions::run(args, &out),
     };
     match result {

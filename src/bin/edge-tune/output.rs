@@ -35,6 +35,18 @@ impl Display for Usage {
 
 impl StdError for Usage {}
 
+/// What went wrong is on stdout already: exit status 1.
+#[derive(Debug)]
+pub struct Told;
+
+impl Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("something is broken")
+    }
+}
+
+impl StdError for Told {}
+
 /// An error of wrong use: exit status 2.
 pub fn usage(text: impl Into<String>) -> anyhow::Error {
     Usage(text.into()).into()
@@ -62,6 +74,9 @@ impl Output {
         if broken_pipe(error) {
             return ExitCode::SUCCESS;
         }
+        if error.is::<Told>() {
+            return ExitCode::FAILURE;
+        }
         let library = error.chain().find_map(|e| e.downcast_ref::<Error>());
         let code = match library {
             Some(e) => code(e),
@@ -70,6 +85,9 @@ impl Output {
         };
         let message = describe(error);
         let _ = writeln!(io::stderr(), "error: {message}");
+        if library.is_some() {
+            self.note(format_args!("more: edge-tune explain {code}"));
+        }
         if self.json {
             let _ = line(json!({ "error": { "code": code, "message": message } }));
         }

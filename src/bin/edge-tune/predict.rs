@@ -9,6 +9,7 @@ use edge_tune::graph::sites::Modality;
 use edge_tune::runtime::{Follower, Model, Prediction, Task};
 use serde::Serialize;
 
+use crate::limits::LimitArgs;
 use crate::locate::{BackboneArg, DeltaArg, catch_up};
 use crate::output::{Output, line};
 
@@ -35,6 +36,8 @@ pub struct Args {
     /// How many labels to print for each text.
     #[arg(long, default_value_t = 1, value_name = "N")]
     top: usize,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 #[derive(Serialize)]
@@ -47,7 +50,7 @@ struct Answer {
 }
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
-    let model = args.backbone.open(out)?;
+    let model = args.backbone.open(out)?.with_budget(args.limits.budget());
     let store;
     let mut serving = match (args.all_tasks, args.delta.file(&model)?) {
         (true, _) => Serving::Fixed(args.delta.load_all(&model, out)?),

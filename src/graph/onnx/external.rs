@@ -26,6 +26,8 @@ enum Kind {
     Number(String),
     #[error("the file is a link, a folder or a device; put the weights there as a plain file")]
     NotPlain,
+    #[error("the file has {0} names (hard links) and may be another program's; copy it")]
+    HardLink(u64),
     #[error(
         "bytes {offset}..{end} lie outside the file of {have} bytes; it was cut short or belongs to another model"
     )]
@@ -44,7 +46,7 @@ impl ExternalError {
         match self.kind {
             Kind::Location => "onnx.external-path",
             Kind::Key(_) | Kind::Number(_) => "onnx.external-key",
-            Kind::NotPlain => "onnx.external-link",
+            Kind::NotPlain | Kind::HardLink(_) => "onnx.external-link",
             Kind::TooShort { .. } | Kind::Length { .. } => "onnx.external-length",
             Kind::NoFolder => "onnx.external-none",
             Kind::Io(_) => "onnx.external-io",
@@ -60,13 +62,21 @@ impl ExternalError {
 #[derive(Default)]
 pub struct ExternalData {
     folder: Option<PathBuf>,
+    /// The files are of an export that is not trusted, and not bound by any digest.
+    foreign: bool,
     maps: HashMap<String, Arc<Mmap>>,
 }
 
 impl ExternalData {
     /// External files lie in `folder`.
     pub fn in_folder(folder: &Path) -> ExternalData {
-        ExternalData { folder: Some(folder.to_owned()), maps: HashMap::new() }
+        ExternalData { folder: Some(folder.to_owned()), ..ExternalData::default() }
+    }
+
+    /// The same, which also refuses files with more than one name: an archive can make a hard link
+    /// to a file of its reader.
+    pub fn foreign(self) -> ExternalData {
+        ExternalData { foreign: true, ..self }
     }
 
     /// External data is refused.
@@ -152,6 +162,14 @@ impl ExternalData {
             return Err(Kind::Location);
         }
         let file = open_plain(&folder.join(location))?.ok_or(Kind::NotPlain)?;
+        #[cfg(unix)]
+        if self.foreign {
+            use std::os::unix::fs::MetadataExt;
+            let names = file.metadata()?.nlink();
+            if names > 1 {
+                return Err(Kind::HardLink(names));
+            }
+        }
         // SAFETY: the map is read-only; truncation of the file by another process while it is
         // mapped is the documented hazard of mapping (docs/formats.md).
         let map = Arc::new(unsafe { Mmap::map(&file)? });

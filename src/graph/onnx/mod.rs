@@ -10,7 +10,7 @@ mod write;
 use std::path::PathBuf;
 
 pub use external::{ExternalData, ExternalError};
-pub use read::{PICTURE, parse, read, read_sized};
+pub use read::{PICTURE, parse, read, read_export};
 pub(super) use tensors::dtype;
 pub(crate) use write::attribute;
 #[cfg(feature = "ort")]

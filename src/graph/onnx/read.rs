@@ -28,14 +28,23 @@ pub const PICTURE: usize = 224;
 /// # Errors
 /// [`OnnxError`] naming the file, and the node or tensor where there is one.
 pub fn read(path: &Path) -> Result<Graph, OnnxError> {
-    read_sized(path, PICTURE)
+    read_file(path, PICTURE, ExternalData::in_folder(folder(path)))
 }
 
-/// As [`read`], with pictures of that height and width where the model leaves them free.
+/// Reads an export that is not trusted: as [`read`], with pictures of that height and width where
+/// the model leaves them free, and without external data that has other names.
 ///
 /// # Errors
 /// As [`read`].
-pub fn read_sized(path: &Path, picture: usize) -> Result<Graph, OnnxError> {
+pub fn read_export(path: &Path, picture: usize) -> Result<Graph, OnnxError> {
+    read_file(path, picture, ExternalData::in_folder(folder(path)).foreign())
+}
+
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn read_file(path: &Path, picture: usize, external: ExternalData) -> Result<Graph, OnnxError> {
     let io = |source| OnnxError::Io { path: path.to_owned(), source };
     let meta = std::fs::metadata(path).map_err(io)?;
     if !meta.is_file() || meta.len() > MAX_MODEL_BYTES {
@@ -45,8 +54,7 @@ pub fn read_sized(path: &Path, picture: usize) -> Result<Graph, OnnxError> {
         return Err(OnnxError::Graph { path: path.to_owned(), source });
     }
     let bytes = std::fs::read(path).map_err(io)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    graph(&bytes, ExternalData::in_folder(folder), picture).map_err(|e| e.at(path))
+    graph(&bytes, external, picture).map_err(|e| e.at(path))
 }
 
 /// As [`read`], from bytes; `path` is only named in errors.

@@ -33,7 +33,7 @@ fn tensors(model: &Model, metadata: &Metadata) -> Vec<(String, Tensor)> {
     expected_tensors(&plan).into_iter().enumerate().map(filled).collect()
 }
 
-fn good(model: &Model) -> Delta {
+pub fn good(model: &Model) -> Delta {
     let m = metadata(model);
     let t = tensors(model, &m);
     Delta::new(m, t).unwrap()
@@ -69,7 +69,7 @@ fn parts(bytes: &[u8]) -> (String, Vec<u8>) {
     (String::from_utf8(bytes[8..end].to_vec()).unwrap(), bytes[end..].to_vec())
 }
 
-fn raw(header: &str, data: &[u8]) -> Vec<u8> {
+pub fn raw(header: &str, data: &[u8]) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length[..], header.as_bytes(), data].concat()
 }

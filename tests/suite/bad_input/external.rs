@@ -3,7 +3,7 @@ use tract_onnx::pb::StringStringEntryProto;
 use super::onnx::{Case, mlp, refusal, run};
 
 /// The network with its weight in another file.
-fn external(entries: &[(&str, &str)]) -> Vec<u8> {
+pub fn external(entries: &[(&str, &str)]) -> Vec<u8> {
     let entry = |&(k, v): &(&str, &str)| StringStringEntryProto { key: k.into(), value: v.into() };
     mlp(|_, g| {
         let w = &mut g.initializer[0];

@@ -36,7 +36,7 @@ pub fn integers(name: &str, v: &[i64]) -> TensorProto {
     }
 }
 
-fn floats(name: &str, dims: &[i64], v: &[f32]) -> TensorProto {
+pub fn floats(name: &str, dims: &[i64], v: &[f32]) -> TensorProto {
     TensorProto {
         name: name.into(),
         dims: dims.to_vec(),
@@ -95,7 +95,7 @@ fn field(number: u64, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Subgraphs inside subgraphs: graph, node, attribute, graph and so on.
-fn nested(levels: usize) -> Vec<u8> {
+pub fn nested(levels: usize) -> Vec<u8> {
     let mut graph = Vec::new();
     for _ in 0..levels {
         graph = field(1, &field(5, &field(6, &graph)));
