@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every fuzz target with coverage: tools/fuzz.sh [SECONDS [TARGET...]], 60 s each by default.
-# Needs a C++ compiler for libFuzzer. New inputs stay in target/fuzz; what crashes a target goes to
-# fuzz/artifacts: add it to fuzz/corpus when it is repaired.
+# Needs a C++ compiler for libFuzzer. New inputs stay in target/fuzz-build/fuzz; what crashes a target
+# goes to fuzz/artifacts: add it to fuzz/corpus when it is repaired.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${1:-60}
@@ -9,10 +9,10 @@ shift || true
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(delta metadata onnx external record csv sound)
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-target=${CARGO_TARGET_DIR:-target}/fuzz-build
-(cd fuzz && CARGO_TARGET_DIR=$PWD/../$target RUSTC_WRAPPER=$PWD/rustc.sh \
-    cargo build --quiet --bins) || { echo "error: the fuzz targets do not build on $host" >&2; exit 1; }
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)/fuzz-build
+(cd fuzz && CARGO_TARGET_DIR=$target RUSTC_WRAPPER=$PWD/rustc.sh cargo build --quiet --bins)
 mkdir -p fuzz/artifacts
 failed=0
 for name in "${targets[@]}"; do
