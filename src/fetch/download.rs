@@ -19,6 +19,8 @@ use crate::delta::file::{self, Links, ReadError};
 
 const PART: &str = ".part";
 const TAG: &str = ".tag";
+/// Held during a pull.
+pub(super) const LOCK: &str = "lock";
 const CHUNK: usize = 16 * 1024;
 /// An attempt that brought less than this counts as a failed one.
 const PROGRESS: u64 = 4096;
@@ -61,13 +63,14 @@ impl Parts {
         let _ = fs::remove_file(self.tag(wanted));
     }
 
-    /// Removes what is left of all files but those `keep` names.
+    /// Removes what is left of all files but those `keep` says yes to, by digest. The lock stays:
+    /// without its name, another pull would lock another file.
     pub(super) fn clean(&self, keep: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             let stem = name.strip_suffix(PART).or_else(|| name.strip_suffix(TAG));
-            if !stem.is_some_and(&keep) {
+            if name != LOCK && !stem.is_some_and(&keep) {
                 let _ = fs::remove_file(entry.path());
             }
         }

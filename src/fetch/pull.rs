@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::download::{Pace, Parts, Wanted, private_dir};
+use super::download::{LOCK, Pace, Parts, Wanted, private_dir};
 use super::index::{Index, MAX_INDEX_BYTES, Offer};
 use super::site::{Retry, Site, Small};
 use super::time::Time;
@@ -18,7 +18,6 @@ use crate::delta::{Delta, digest};
 use crate::store::{Entry, Store};
 
 const INCOMING: &str = "incoming";
-const LOCK: &str = "lock";
 
 /// How to pull.
 #[derive(Clone, Debug)]
@@ -137,7 +136,7 @@ impl<'a> Pull<'a> {
                 .iter()
                 .any(|o| o.digest == part || o.patches.iter().any(|p| p.digest == part))
         };
-        self.parts.clean(|name| name == LOCK || published(name));
+        self.parts.clean(published);
         Ok(index)
     }
 

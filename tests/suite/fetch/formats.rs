@@ -116,6 +116,21 @@ fn fetch_keys_and_signatures() {
     }
 }
 
+/// Made by minisign 0.11: `minisign -G -W` and `minisign -Sm f.json`.
+#[test]
+fn fetch_takes_what_minisign_itself_writes() {
+    let public = "untrusted comment: minisign public key DC0563D60F7D2757\n\
+                  RWRXJ30P1mMF3MAIkk/OsYMA6XOVcUVBtVJsbh4NyeJL2HNSl4Dhl405\n";
+    let signature = "untrusted comment: signature from minisign secret key\n\
+        RURXJ30P1mMF3Kf5v+A9BmCGASyCFGqhrMMt9U+zJhzeGU6+xe8EFC5toQkvOPXwC8D0EoQ8RmAS0TT65SSw3TZNyyw3E19kWQY=\n\
+        trusted comment: timestamp:1795782693\tfile:f.json\thashed\n\
+        s2GlJxa48ecxJwGYtaj+nc0xgWUa9SHSqcfhLDc0GP7YNEV5el0ewT2LNAHNVgS8jxW2QjSMZ1YDuo3ufvNkCA==\n";
+    let key = Key::parse(public, "publisher.pub").unwrap();
+    assert_eq!(key.id(), "DC0563D60F7D2757");
+    verify(&key, b"{}\n", signature.as_bytes(), "f.json").unwrap();
+    assert!(verify(&key, b"{ }\n", signature.as_bytes(), "f.json").is_err());
+}
+
 #[test]
 fn fetch_trust_on_the_device() {
     let file = delta("weather", 1.0, 400);
