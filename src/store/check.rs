@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::storage::LOCK;
 use super::{
-    BLOB_SUFFIX, BLOBS, Budget, Disk, INCOMING, LOCK_WAIT, Lock, RUN_SUFFIX, Storage, Store, TASK_SUFFIX, TASKS,
+    BLOB_SUFFIX, BLOBS, Budget, Disk, INCOMING, LOCK_WAIT, Lock, RUN_SUFFIX, Storage, Store,
+    TASK_SUFFIX, TASKS,
 };
 use crate::delta::is_digest;
 
@@ -122,10 +123,7 @@ impl Check<'_> {
     fn lock(&mut self, storage: &Disk) {
         // Taking the lock would create its file.
         if self.root.join(LOCK).exists()
-            && matches!(
-                storage.try_lock(Path::new(LOCK), Lock::Exclusive),
-                Ok(None)
-            )
+            && matches!(storage.try_lock(Path::new(LOCK), Lock::Exclusive), Ok(None))
         {
             let message = format!("{}: a process changes the store", self.root.display());
             self.add(Kind::Locked, message);
