@@ -15,7 +15,7 @@ use super::url::Base;
 use super::{FetchError, INDEX_FILE, TRUST, patch};
 use crate::Error;
 use crate::delta::{Delta, digest};
-use crate::store::{Entry, Store};
+use crate::store::{Admission, Entry, State, Store};
 
 const INCOMING: &str = "incoming";
 
@@ -35,6 +35,10 @@ pub struct Options {
     pub limit_rate: Option<u64>,
     /// On a metered network: most bytes to download for one task.
     pub metered: Option<u64>,
+    /// What becomes of a delta that passes its checks.
+    pub admission: Admission,
+    /// Install a delta too whose trial failed on this device.
+    pub failed_too: bool,
     /// How often to try.
     pub retry: Retry,
     /// A server that sends fewer bytes a second than this, on average, is given up.
@@ -55,6 +59,8 @@ impl Options {
             allow_http: false,
             limit_rate: None,
             metered: None,
+            admission: Admission::Confirmed,
+            failed_too: false,
             retry: Retry::default(),
             least_rate: 256,
             grace: Duration::from_secs(30),
@@ -68,6 +74,10 @@ impl Options {
 pub enum Outcome {
     /// The published delta is active already.
     Current(Entry),
+    /// The published delta is staged already.
+    Staged(Entry),
+    /// The trial of the published delta failed on this device before. It is not installed again.
+    Failed(Entry),
     /// It was installed.
     Installed {
         /// Its entry in the store.
@@ -181,7 +191,17 @@ impl<'a> Pull<'a> {
     where
         E: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let active = self.store.active(&offer.task)?;
+        let record = self.store.task(&offer.task)?;
+        let known = record.iter().flat_map(|t| &t.entries).rfind(|e| e.digest == offer.digest);
+        let staging = self.options.admission == Admission::Staged;
+        match known.map(|e| (e.state, e)) {
+            Some((State::Failed, entry)) if !self.options.failed_too => {
+                return Ok(Outcome::Failed(entry.clone()));
+            }
+            Some((State::Staged, entry)) if staging => return Ok(Outcome::Staged(entry.clone())),
+            _ => {}
+        }
+        let active = record.as_ref().and_then(|t| t.active_entry()).cloned();
         let old = match &active {
             // A damaged one is fetched and installed again.
             Some(entry) => self.store.load(entry).ok(),
@@ -292,7 +312,7 @@ impl<'a> Pull<'a> {
                 return Err(FetchError::Mismatch { url, field, have, want }.into());
             }
         }
-        Ok(self.store.install(bytes, Some(&offer.task), check)?)
+        Ok(self.store.admit(bytes, Some(&offer.task), self.options.admission, check)?)
     }
 
     /// Nothing vouches for it, and nothing is remembered.

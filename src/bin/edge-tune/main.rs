@@ -22,6 +22,8 @@ mod list;
 mod locate;
 mod memory;
 mod methods;
+#[cfg(feature = "pull")]
+mod network;
 mod output;
 #[cfg(feature = "pull")]
 mod patch;
@@ -31,6 +33,8 @@ mod prepare;
 mod progress;
 #[cfg(feature = "pull")]
 mod pull;
+#[cfg(feature = "oci")]
+mod push;
 mod remove;
 mod rollback;
 mod undo;
@@ -73,6 +77,8 @@ enum Command {
     Compare(compare::Args),
     #[cfg(feature = "pull")]
     Pull(Box<pull::Args>),
+    #[cfg(feature = "oci")]
+    Push(push::Args),
     #[cfg(feature = "pull")]
     Index(index::Args),
     #[cfg(feature = "pull")]
@@ -110,6 +116,8 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run(args, &out),
         #[cfg(feature = "pull")]
         Command::Pull(args) => pull::run(*args, &out),
+        #[cfg(feature = "oci")]
+        Command::Push(args) => push::run(args, &out),
         #[cfg(feature = "pull")]
         Command::Index(args) => index::run(args, &out),
         #[cfg(feature = "pull")]

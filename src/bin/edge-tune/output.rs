@@ -85,14 +85,15 @@ impl Output {
         };
         let message = describe(error);
         let _ = writeln!(io::stderr(), "error: {message}");
-        if library.is_some() {
+        let interrupted = matches!(library, Some(Error::Train(TrainError::Interrupted { .. })));
+        if library.is_some() && !interrupted {
             self.note(format_args!("more: edge-tune explain {code}"));
         }
         if self.json {
             let _ = line(json!({ "error": { "code": code, "message": message } }));
         }
         match library {
-            Some(Error::Train(TrainError::Interrupted { .. })) => ExitCode::from(130),
+            _ if interrupted => ExitCode::from(130),
             Some(
                 Error::Method(_)
                 | Error::Data(DataError::Fraction { .. })

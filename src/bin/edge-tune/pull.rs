@@ -1,15 +1,17 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
 use edge_tune::Error;
 use edge_tune::delta::Delta;
-use edge_tune::fetch::{Http, Offer, Options, Outcome, Pull};
+use edge_tune::fetch::{Offer, Options, Outcome, Pull};
+use edge_tune::store::Admission;
 use serde_json::{Value, json};
 
+use crate::apply::{TrialArg, standing};
 use crate::locate::{BackboneArg, StoreArg};
+use crate::network::NetworkArgs;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::values::{bytes, duration, size};
+use crate::values::{bytes, size};
 
 /// Fetch published deltas and install them.
 ///
@@ -18,7 +20,8 @@ use crate::values::{bytes, duration, size};
 /// with `apply`. An interrupted download goes on where it was.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Address below which the publisher's index.json lies; more are mirrors of it.
+    /// Address below which the publisher's index.json lies, https://... or, with feature `oci`,
+    /// oci://HOST/REPOSITORY:TAG; more are mirrors of it.
     #[arg(value_name = "URL", required = true)]
     sources: Vec<String>,
     #[command(flatten)]
@@ -37,9 +40,6 @@ pub struct Args {
     /// Accept an index without signatures.
     #[arg(long)]
     unsigned: bool,
-    /// Follow http:// to other machines too.
-    #[arg(long)]
-    allow_http: bool,
     /// Most bytes to download a second, such as 64K.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     limit_rate: Option<usize>,
@@ -47,9 +47,16 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = bytes, num_args = 0..=1,
           default_missing_value = "256K", require_equals = true)]
     metered: Option<usize>,
-    /// Give up where the server sends nothing for this long.
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
-    timeout: Duration,
+    #[command(flatten)]
+    trial: TrialArg,
+    /// Download and check, and leave it to `activate` to make it the active one.
+    #[arg(long, conflicts_with = "trial")]
+    stage: bool,
+    /// Install a delta too whose trial failed here before.
+    #[arg(long)]
+    failed_too: bool,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// How often to try each mirror.
     #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..100))]
     attempts: u32,
@@ -58,16 +65,18 @@ pub struct Args {
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let model = args.backbone.open(out)?;
     let (store, dir) = (args.store.open()?, args.store.dir()?);
-    let http = Http::new(args.timeout, args.allow_http);
+    let network = args.network.open()?;
     let mut options = Options::new(args.sources);
     options.trust = args.trust;
     options.unsigned = args.unsigned;
-    options.allow_http = args.allow_http;
+    options.allow_http = args.network.allow_http;
+    options.admission = if args.stage { Admission::Staged } else { args.trial.admission() };
+    options.failed_too = args.failed_too;
     options.limit_rate = args.limit_rate.map(|n| n as u64);
     options.metered = args.metered.map(|n| n as u64);
     options.retry.attempts = args.attempts;
-    options.grace = args.timeout;
-    let pull = Pull::open(&store, &dir, &http, options).map_err(Error::from)?;
+    options.grace = args.network.timeout;
+    let pull = Pull::open(&store, &dir, &network, options).map_err(Error::from)?;
     let index = pull.index().map_err(Error::from)?;
     if args.unsigned {
         out.note("warning: nobody vouches for what is installed: --unsigned");
@@ -119,6 +128,20 @@ fn describe(offer: &Offer, outcome: &Outcome, out: &Output) -> (Value, String) {
                 "updated": false }),
             format!("task {task}: generation {} is up to date", entry.generation),
         ),
+        Outcome::Staged(entry) => (
+            json!({ "task": task, "generation": entry.generation, "digest": entry.digest,
+                "updated": false, "state": entry.state }),
+            format!("task {task}: generation {} is staged already", entry.generation),
+        ),
+        Outcome::Failed(entry) => (
+            json!({ "task": task, "generation": entry.generation, "digest": entry.digest,
+                "updated": false, "state": entry.state }),
+            format!(
+                "task {task}: the published delta failed its trial as generation {}; --failed-too \
+                 installs it again",
+                entry.generation
+            ),
+        ),
         Outcome::Installed { entry, patched, downloaded, patch_failed } => {
             if let Some(reason) = patch_failed {
                 out.note(format!("task {task}: fetched in full, the patch did not do: {reason}"));
@@ -126,11 +149,12 @@ fn describe(offer: &Offer, outcome: &Outcome, out: &Output) -> (Value, String) {
             let how = if *patched { "by a patch" } else { "in full" };
             (
                 json!({ "task": task, "generation": entry.generation, "digest": entry.digest,
-                    "updated": true, "patched": patched, "bytes": entry.bytes,
+                    "updated": true, "state": entry.state, "patched": patched, "bytes": entry.bytes,
                     "downloaded": downloaded, "patch_failed": patch_failed }),
                 format!(
-                    "task {task}: generation {} is active ({}, {}; {} downloaded, {how})",
+                    "task {task}: generation {} is {} ({}, {}; {} downloaded, {how})",
                     entry.generation,
+                    standing(entry),
                     entry.method,
                     size(entry.bytes),
                     size(*downloaded)
