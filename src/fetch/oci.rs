@@ -155,8 +155,9 @@ impl Oci {
             .map_err(|e| failed(address, &e))?;
         let mut layers = HashMap::new();
         for layer in manifest.layers {
-            let named = layer.annotations.iter().flat_map(|a| PATHS.iter().find_map(|p| a.get(*p)));
-            if let Some(path) = named.cloned().next() {
+            let path =
+                layer.annotations.as_ref().and_then(|a| PATHS.iter().find_map(|p| a.get(*p)));
+            if let Some(path) = path.cloned() {
                 // Only the registry's own bytes, under their digest.
                 layers.insert(path, OciDescriptor { urls: None, ..layer });
             }
