@@ -17,7 +17,7 @@ use crate::tensor::DType;
 pub type Target = fn(&[u8]);
 
 /// Every target by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: &[(&str, Target)] = &[
     ("delta", delta),
     ("metadata", metadata),
     ("onnx", onnx),
@@ -25,6 +25,10 @@ pub const TARGETS: [(&str, Target); 7] = [
     ("record", record),
     ("csv", csv),
     ("sound", sound),
+    #[cfg(feature = "pull")]
+    ("published", published),
+    #[cfg(feature = "pull")]
+    ("patch", patch),
 ];
 
 /// A delta file: header, offsets, values, metadata.
@@ -84,6 +88,30 @@ pub fn csv(bytes: &[u8]) {
 /// A WAV file.
 pub fn sound(bytes: &[u8]) {
     let _ = data::Sound::decode(bytes, Path::new("fuzz.wav"));
+}
+
+/// What a publisher's server sends: an index, a root, or signatures.
+#[cfg(feature = "pull")]
+pub fn published(bytes: &[u8]) {
+    use crate::fetch::{Index, Root, Signatures};
+    if let Ok(index) = Index::parse(bytes, "fuzz") {
+        let written = index.to_bytes("fuzz").expect("what was read can be written");
+        assert_eq!(Index::parse(&written, "fuzz").ok(), Some(index));
+    }
+    let root = Root::parse(bytes, "fuzz");
+    if let (Ok(root), Ok(signatures)) = (root, Signatures::parse(bytes, "fuzz")) {
+        let _ = root.verify(bytes, &signatures, "fuzz");
+    }
+    let _ = Signatures::parse(bytes, "fuzz");
+}
+
+/// A patch to a file of 4,096 bytes.
+#[cfg(feature = "pull")]
+pub fn patch(bytes: &[u8]) {
+    use crate::fetch::patch;
+    let old: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    // A patch that one bit is wrong in may well apply; the digest of the result is what counts.
+    let _ = patch::apply(&old, bytes, "fuzz");
 }
 
 fn pairs(bytes: &[u8]) -> impl Iterator<Item = (&str, &str)> {

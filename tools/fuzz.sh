@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(delta metadata onnx external record csv sound)
+[ ${#targets[@]} -gt 0 ] || targets=(delta metadata onnx external record csv sound published patch)
 
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target"

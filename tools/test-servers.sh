@@ -1,26 +1,44 @@
 #!/usr/bin/env bash
-# Runs the tests of `pull` against nginx on loopback. Installs it where that is possible (Debian, as
-# root) and says so where it is not. Leaves nothing behind.
+# Runs the tests of `pull` and `push` against nginx and a registry of containers on loopback. Installs
+# them where that is possible (Debian, as root) and says so where it is not. Leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if ! command -v nginx >/dev/null; then
+# Without their services: this starts servers of its own.
+for package in nginx-light docker-registry; do
+    program=${package%-light}
+    command -v "$program" >/dev/null && continue
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        # Without its service: this starts a server of its own.
-        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light >/dev/null 2>&1 || true
+        apt-get update -qq >/dev/null 2>&1 || true
+        DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$package" >/dev/null 2>&1 || true
     fi
-    command -v nginx >/dev/null || { echo "skipped: nginx is missing; install nginx-light"; exit 0; }
-fi
+    command -v "$program" >/dev/null || { echo "skipped: $program is missing; install $package"; exit 0; }
+done
 
 dir=$(mktemp -d)
-pid=
+pids=()
 cleanup() {
-    [ -z "$pid" ] || { kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; }
+    for pid in "${pids[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
     rm -rf "$dir"
 }
 trap cleanup EXIT
 
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+await() {
+    for _ in $(seq 50); do
+        (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null && return
+        sleep 0.1
+    done
+    echo "error: nothing listens on port $1" >&2
+    exit 1
+}
+
+port=$(free_port)
 mkdir -p "$dir/site"
 # Its workers are another user where this is run as root.
 chmod 755 "$dir" "$dir/site"
@@ -43,11 +61,20 @@ http {
 }
 CONF
 nginx -e "$dir/error.log" -c "$dir/nginx.conf" &
-pid=$!
-for _ in $(seq 50); do
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break
-    sleep 0.1
-done
+pids+=($!)
+await "$port"
 
+registry=$(free_port)
+cat > "$dir/registry.yml" <<CONF
+version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: $dir/registry}}
+http: {addr: "127.0.0.1:$registry"}
+CONF
+docker-registry serve "$dir/registry.yml" >/dev/null 2>&1 &
+pids+=($!)
+await "$registry"
+
+export EDGE_TUNE_TEST_REGISTRY="127.0.0.1:$registry"
 export EDGE_TUNE_TEST_URL="http://127.0.0.1:$port" EDGE_TUNE_TEST_ROOT="$dir/site"
-cargo test --test suite fetch_from -- --nocapture
+cargo test --features "${1:-oci}" --test suite fetch_from -- --nocapture

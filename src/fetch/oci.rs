@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use oci_client::client::{
     BlobResponse, Client, ClientConfig, ClientProtocol, Config, ImageLayer, SizedStream,
 };
-use oci_client::errors::OciDistributionError;
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::manifest::{OciDescriptor, OciImageManifest, OciManifest};
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
@@ -255,6 +255,14 @@ fn failed(url: &str, error: &OciDistributionError) -> FetchError {
     match error {
         OciDistributionError::ImageManifestNotFoundError(_) => FetchError::NotFound { url },
         OciDistributionError::ServerError { code: 404, .. } => FetchError::NotFound { url },
+        OciDistributionError::RegistryError { envelope, .. }
+            if envelope.errors.iter().any(|e| {
+                use OciErrorCode::{BlobUnknown, ManifestUnknown, NameUnknown};
+                matches!(e.code, BlobUnknown | ManifestUnknown | NameUnknown)
+            }) =>
+        {
+            FetchError::NotFound { url }
+        }
         OciDistributionError::ServerError { code, .. } => FetchError::Status { url, status: *code },
         OciDistributionError::UnauthorizedError { .. }
         | OciDistributionError::AuthenticationFailure(_) => FetchError::Status { url, status: 401 },

@@ -30,7 +30,7 @@ fn seeds(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
 #[test]
 fn the_corpus_is_replayed() {
     let mut total = 0;
-    for (target, run) in TARGETS {
+    for &(target, run) in TARGETS {
         let seeds = seeds(target);
         assert!(seeds.len() >= 4, "{target}: {} seeds", seeds.len());
         for (path, bytes) in seeds {
@@ -51,7 +51,7 @@ fn mutated_seeds_never_panic() {
         state ^= state << 17;
         (state % n.max(1) as u64) as usize
     };
-    for (target, run) in TARGETS {
+    for &(target, run) in TARGETS {
         let seeds = seeds(target);
         let rounds = if target == "onnx" { 400 } else { 4000 };
         let (start, mut round) = (Instant::now(), 0);
@@ -107,6 +107,8 @@ fn write_the_seeds() {
         list.iter().flat_map(|(k, v)| format!("{k}\0{v}\0").into_bytes()).collect()
     };
 
+    #[cfg(feature = "pull")]
+    write_published(&write);
     let mut metadata = Metadata::new("lora", &"ab".repeat(32), &["no", "yes"]);
     metadata.created = "2025-01-01T00:00:00Z".into();
     metadata.task = "weather".into();
@@ -216,4 +218,43 @@ fn write_the_seeds() {
     write("sound", "pcm8-stereo", &wav(1, 2, 8, &[128, 255, 0, 1]));
     write("sound", "pcm24", &wav(1, 1, 24, &[0, 0, 128, 255, 255, 127]));
     write("sound", "float", &wav(3, 1, 32, &0.5f32.to_le_bytes()));
+}
+
+#[cfg(feature = "pull")]
+fn write_published(write: &dyn Fn(&str, &str, &[u8])) {
+    use std::io::Cursor;
+
+    use edge_tune::fetch::patch::make;
+    use minisign::KeyPair;
+    use serde_json::json;
+
+    let offer = json!({ "task": "weather", "digest": "ab".repeat(32), "bytes": 400,
+        "backbone": "cd".repeat(32), "method": "linear", "path": "a/weather.safetensors",
+        "patches": [{ "from": "ef".repeat(32), "path": "w.patch", "bytes": 100,
+            "digest": "01".repeat(32) }] });
+    let index = |deltas| {
+        json!({ "format": "edge-tune.index/1", "version": 3, "created": "2027-01-01T00:00:00Z",
+            "expires": "2027-02-01T00:00:00Z", "deltas": deltas })
+        .to_string()
+    };
+    let key = KeyPair::generate_unencrypted_keypair().unwrap();
+    let root = json!({ "format": "edge-tune.root/1", "version": 1, "threshold": 1,
+        "expires": "2030-01-01T00:00:00Z", "keys": [key.pk.to_base64()] });
+    let signed = minisign::sign(Some(&key.pk), &key.sk, Cursor::new("x"), None, None).unwrap();
+    write("published", "index", index(vec![offer]).as_bytes());
+    write("published", "empty-index", index(vec![]).as_bytes());
+    write("published", "root", root.to_string().as_bytes());
+    write("published", "signature", signed.to_string().as_bytes());
+
+    // The file that the target patches.
+    let old: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut one = old.clone();
+    one[100] ^= 1;
+    let words: Vec<u8> = old.iter().map(|b| b.wrapping_add(b & 1)).collect();
+    let longer = [&old[..], &old[..700]].concat();
+    for (name, new) in
+        [("one", &one), ("words", &words), ("longer", &longer), ("cut", &old[..99].to_vec())]
+    {
+        write("patch", name, &make(&old, new, "seed").unwrap());
+    }
 }

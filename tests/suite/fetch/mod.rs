@@ -3,6 +3,8 @@
 mod attacks;
 mod downloads;
 mod formats;
+#[cfg(feature = "oci")]
+mod registry;
 mod server;
 
 use std::io::Cursor;
