@@ -126,11 +126,14 @@ impl Oci {
 
     fn client(&self, address: &str) -> Result<(Client, Reference), FetchError> {
         url::check(address, self.allow_http)?;
-        let name = address.strip_prefix(SCHEME).unwrap_or(address);
-        let reference: Reference = name.parse().map_err(|e| FetchError::Url {
+        let bad = |reason: String| FetchError::Url {
             url: address.into(),
-            reason: format!("{e}; write oci://HOST/REPOSITORY:TAG"),
-        })?;
+            reason: format!("{reason}; write oci://HOST/REPOSITORY:TAG"),
+        };
+        // No registry and no tag are meant unless they are named.
+        let name = address.strip_prefix(SCHEME).filter(|_| split(&format!("{address}/")).is_some());
+        let name = name.ok_or_else(|| bad("it names no repository and tag".into()))?;
+        let reference: Reference = name.parse().map_err(|e| bad(format!("{e}")))?;
         let plain = self.allow_http || url::on_loopback(address);
         let config = ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },

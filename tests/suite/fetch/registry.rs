@@ -61,7 +61,14 @@ fn fetch_from_a_registry() {
 fn addresses_of_registries_are_checked() {
     let oci = Oci::new(TIMEOUT, false, None).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    for address in ["oci://", "oci://h", "ftp://h/a:b", "oci://127.0.0.1:1/UPPER:v1"] {
+    for address in [
+        "oci://",
+        "oci://h",
+        "oci://h/a",
+        "oci://h:1/a",
+        "ftp://h/a:b",
+        "oci://127.0.0.1:1/UPPER:v1",
+    ] {
         assert_eq!(oci.push(dir.path(), address).unwrap_err().code(), "fetch.url", "{address}");
     }
 }
