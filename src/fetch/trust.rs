@@ -16,6 +16,7 @@ use super::url::Base;
 use super::{FetchError, INDEX_FILE, SIGNATURE_SUFFIX, TRUST};
 use crate::delta::digest;
 use crate::delta::file::{self, Links, ReadError};
+use crate::store::{Lock, lock_file};
 
 const STATE_FILE: &str = "state.json";
 const STATE_FORMAT: &str = "edge-tune.trust/1";
@@ -257,17 +258,6 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FetchError> {
 /// Takes the lock of a store's pulls until the result is dropped.
 pub(super) fn lock(path: &Path) -> Result<fs::File, FetchError> {
     let io = |source| FetchError::Io { path: path.into(), action: "lock", source };
-    let mut options = fs::OpenOptions::new();
-    options.create(true).truncate(false).write(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::OpenOptionsExt;
-        options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    }
-    let file = options.open(path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(FetchError::Busy { path: path.into() }),
-        Err(fs::TryLockError::Error(e)) => Err(io(e)),
-    }
+    let file = lock_file(path, Lock::Exclusive).map_err(io)?;
+    file.ok_or_else(|| FetchError::Busy { path: path.into() })
 }

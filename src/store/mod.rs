@@ -62,6 +62,8 @@ pub use self::personal::Ancestor;
 #[cfg(feature = "pull")]
 pub(crate) use self::record::is_task_name;
 pub use self::record::{Entry, State, Task};
+#[cfg(feature = "pull")]
+pub(crate) use self::storage::lock_file;
 pub use self::storage::{Disk, Lock, Stamp, Storage};
 pub use self::trial::Run;
 pub use self::watch::Watch;
@@ -261,7 +263,11 @@ impl Store {
         }
     }
 
-    fn known(&self, task: &str) -> Result<Task, StoreError> {
+    /// The record of `task`, which must be there.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTask`] if nothing is installed for it; as [`Store::task`] otherwise.
+    pub fn known(&self, task: &str) -> Result<Task, StoreError> {
         self.record(task)?.ok_or_else(|| self.unknown(task))
     }
 

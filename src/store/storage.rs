@@ -3,7 +3,7 @@
 //! Everything the store does to its medium goes through [`Storage`], so that a test can make any
 //! single step fail or cut the power after it.
 
-use std::fs::{self, DirBuilder, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -121,25 +121,8 @@ impl Storage for Disk {
     }
 
     fn try_lock(&self, path: &Path, lock: Lock) -> io::Result<Option<Box<dyn Send>>> {
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::OpenOptionsExt;
-            options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
-        }
-        // Opened anew each time: the lock belongs to the open file, so threads exclude each other
-        // just as processes do.
-        let file = options.open(self.root.join(path))?;
-        let taken = match lock {
-            Lock::Shared => file.try_lock_shared(),
-            Lock::Exclusive => file.try_lock(),
-        };
-        match taken {
-            Ok(()) => Ok(Some(Box::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(e),
-        }
+        let file = lock_file(&self.root.join(path), lock)?;
+        Ok(file.map(|file| Box::new(file) as Box<dyn Send>))
     }
 
     fn stamp(&self, path: &Path) -> io::Result<Option<Stamp>> {
@@ -156,5 +139,29 @@ impl Storage for Disk {
         let since = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
         let nanos = u64::from(since.subsec_nanos());
         Ok(Some(Stamp([inode, metadata.len(), since.as_secs(), nanos])))
+    }
+}
+
+/// Takes a lock on the file at `path`, which is created where there is none, until the result is
+/// dropped; `None` if another one holds it. Never follows a symbolic link.
+pub(crate) fn lock_file(path: &Path, lock: Lock) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    }
+    // Opened anew each time: the lock belongs to the open file, so threads exclude each other
+    // just as processes do.
+    let file = options.open(path)?;
+    let taken = match lock {
+        Lock::Shared => file.try_lock_shared(),
+        Lock::Exclusive => file.try_lock(),
+    };
+    match taken {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use edge_tune::data::{DataError, Dataset, Encoded, Row, TextEncoder, batch};
 
-use crate::support::shared;
+use crate::support::{draws, shared};
 
 fn write(dir: &Path, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.join(name);
@@ -363,13 +363,7 @@ fn a_bad_tokenizer_file_is_refused() {
 #[test]
 fn a_damaged_tokenizer_file_never_panics() {
     let dir = tempfile::tempdir().unwrap();
-    let mut state = 20u64;
-    let mut below = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as usize % n
-    };
+    let mut below = draws(20);
     for _ in 0..1000 {
         let mut bytes = TOKENIZER.as_bytes().to_vec();
         for _ in 0..=below(3) {

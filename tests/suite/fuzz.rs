@@ -10,7 +10,7 @@ use edge_tune::fuzzing::TARGETS;
 use edge_tune::tensor::Tensor;
 
 use crate::bad_input::onnx::{integers, mlp, node};
-use crate::support::fixture;
+use crate::support::{draws, fixture};
 
 /// All seeds together.
 const MAX_CORPUS_BYTES: u64 = 200 * 1024;
@@ -44,13 +44,7 @@ fn the_corpus_is_replayed() {
 
 #[test]
 fn mutated_seeds_never_panic() {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut below = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % n.max(1) as u64) as usize
-    };
+    let mut below = draws(0x9e37_79b9_7f4a_7c15);
     for &(target, run) in TARGETS {
         let seeds = seeds(target);
         let rounds = if target == "onnx" { 400 } else { 4000 };

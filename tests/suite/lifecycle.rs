@@ -4,21 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use edge_tune::delta::{Delta, Metadata, digest};
+use edge_tune::delta::{Delta, digest};
 use edge_tune::store::{Admission, Entry, MAX_HISTORY, State, Store};
-use edge_tune::tensor::Tensor;
+
+use crate::support::weather;
 
 const TASK: &str = "weather";
-
-fn child(seed: f32, parent: Option<&[u8]>) -> Vec<u8> {
-    let mut metadata = Metadata::new("linear", &"ab".repeat(32), &["no", "yes"]);
-    metadata.task = TASK.into();
-    metadata.parent = parent.map(digest);
-    metadata.created.clear();
-    let weight = Tensor::new(&[2, 2], &[seed, 1.0, 2.0, 3.0]).unwrap();
-    let delta = Delta::new(metadata, [("head.weight".to_string(), weight)]).unwrap();
-    delta.to_bytes().unwrap()
-}
 
 fn good(_: &Delta) -> Result<(), String> {
     Ok(())
@@ -28,13 +19,13 @@ fn good(_: &Delta) -> Result<(), String> {
 fn store(dir: &Path, n: u32) -> Store {
     let store = Store::open(dir).unwrap();
     for seed in 0..n {
-        store.install(&child(seed as f32, None), None, good).unwrap();
+        store.install(&weather(seed as f32, None), None, good).unwrap();
     }
     store
 }
 
 fn on_trial(store: &Store, seed: f32, runs: u32) -> Entry {
-    store.admit(&child(seed, None), None, Admission::Trial(runs), good).unwrap()
+    store.admit(&weather(seed, None), None, Admission::Trial(runs), good).unwrap()
 }
 
 /// A run that comes up: the generation that it used and whether a trial ended.
@@ -72,7 +63,7 @@ fn a_trial_without_confirmation_ends_after_its_runs() {
         }
     );
     // What failed stays known, and a later delta gets a number of its own.
-    let next = store.install(&child(5.0, None), None, good).unwrap();
+    let next = store.install(&weather(5.0, None), None, good).unwrap();
     assert_eq!(next.generation, 3);
     assert_eq!(state(&store, 2), State::Failed);
     assert_eq!(store.rollback(TASK).unwrap().generation, 1);
@@ -123,7 +114,7 @@ fn the_first_delta_of_a_task_may_fail_too() {
     assert!(store.start(TASK).unwrap().is_none());
     assert!(store.active(TASK).unwrap().is_none());
     assert_eq!(store.confirm(TASK, None).unwrap_err().code(), "store.state");
-    assert_eq!(store.install(&child(1.0, None), None, good).unwrap().generation, 2);
+    assert_eq!(store.install(&weather(1.0, None), None, good).unwrap().generation, 2);
     assert!(store.start("unheard-of").unwrap().is_none());
 }
 
@@ -158,7 +149,7 @@ fn many_failed_trials_do_not_push_out_what_works() {
 fn a_staged_delta_waits_until_it_is_activated() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), 1);
-    let stage = |seed| store.admit(&child(seed, None), None, Admission::Staged, good).unwrap();
+    let stage = |seed| store.admit(&weather(seed, None), None, Admission::Staged, good).unwrap();
     assert_eq!(store.activate(TASK, Admission::Confirmed, good).unwrap_err().code(), "store.state");
     assert_eq!(stage(8.0).state, State::Staged);
     assert_eq!(run(&store), (1, false));
@@ -175,16 +166,16 @@ fn a_staged_delta_waits_until_it_is_activated() {
     // An install in between does not lose what is staged for later, nor activate it.
     let dir = tempfile::tempdir().unwrap();
     let store = self::store(dir.path(), 1);
-    store.admit(&child(8.0, None), None, Admission::Staged, good).unwrap();
+    store.admit(&weather(8.0, None), None, Admission::Staged, good).unwrap();
     assert_eq!(store.start(TASK).unwrap().unwrap().entry().generation, 1);
 }
 
 /// Generation 2 was trained from 1, 3 from 2, and 4 from nothing.
 fn family(dir: &Path) -> Store {
     let store = Store::open(dir).unwrap();
-    let first = child(1.0, None);
-    let second = child(2.0, Some(&first));
-    let third = child(3.0, Some(&second));
+    let first = weather(1.0, None);
+    let second = weather(2.0, Some(&first));
+    let third = weather(3.0, Some(&second));
     for bytes in [&first, &second, &third] {
         store.install(bytes, None, good).unwrap();
     }
@@ -205,8 +196,8 @@ fn undo_follows_the_parents() {
     assert_eq!(error.code(), "store.no-parent");
     assert!(error.to_string().contains("not trained from another"), "{error}");
     // A parent that was never here.
-    let stranger = child(7.0, None);
-    store.install(&child(8.0, Some(&stranger)), None, good).unwrap();
+    let stranger = weather(7.0, None);
+    store.install(&weather(8.0, Some(&stranger)), None, good).unwrap();
     assert_eq!(generations(&store), [Some(4), None]);
     let error = store.undo(TASK).unwrap_err().to_string();
     assert!(error.contains(&digest(&stranger)[..12]) && error.contains("rollback"), "{error}");
@@ -217,7 +208,7 @@ fn undo_follows_the_parents() {
 fn forgetting_takes_what_was_trained_from_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = family(dir.path());
-    let unrelated = store.install(&child(4.0, None), None, good).unwrap();
+    let unrelated = store.install(&weather(4.0, None), None, good).unwrap();
     let error = store.forget(TASK, 2, false).unwrap_err();
     assert_eq!(error.code(), "store.descendants");
     assert!(error.to_string().contains("generation 3, trained"), "{error}");
@@ -239,22 +230,22 @@ fn forgetting_takes_what_was_trained_from_it() {
 fn forgetting_the_active_one_returns_to_its_ancestor() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path()).unwrap();
-    let first = child(1.0, None);
+    let first = weather(1.0, None);
     store.install(&first, None, good).unwrap();
-    store.install(&child(2.0, None), None, good).unwrap();
-    store.install(&child(3.0, Some(&first)), None, good).unwrap();
+    store.install(&weather(2.0, None), None, good).unwrap();
+    store.install(&weather(3.0, Some(&first)), None, good).unwrap();
     store.forget(TASK, 3, false).unwrap();
     // Not generation 2, which is newer but of another line.
     assert_eq!(store.active(TASK).unwrap().unwrap().generation, 1);
     // Numbers are never used twice.
-    assert_eq!(store.install(&child(5.0, None), None, good).unwrap().generation, 4);
+    assert_eq!(store.install(&weather(5.0, None), None, good).unwrap().generation, 4);
 }
 
 #[test]
 fn a_delta_that_another_task_has_outlives_forgetting() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path(), 1);
-    let other = store.install(&child(0.0, None), Some("other"), good).unwrap();
+    let other = store.install(&weather(0.0, None), Some("other"), good).unwrap();
     store.forget(TASK, 1, false).unwrap();
     assert!(store.load(&other).is_ok());
 }
@@ -274,7 +265,7 @@ fn records_of_version_1_are_read_and_become_version_2() {
     assert_eq!(store.active(TASK).unwrap().unwrap().state, State::Confirmed);
     assert_eq!(store.rollback(TASK).unwrap().generation, 1);
     assert!(fs::read_to_string(&path).unwrap().contains("\"format\": 2"));
-    assert_eq!(store.install(&child(7.0, None), None, good).unwrap().generation, 3);
+    assert_eq!(store.install(&weather(7.0, None), None, good).unwrap().generation, 3);
 }
 
 #[test]
@@ -284,11 +275,11 @@ fn a_watch_sees_each_change_once() {
     let other = Store::open(dir.path()).unwrap();
     let mut watch = store.watch(TASK, None).unwrap();
     assert_eq!(watch.poll().unwrap(), None);
-    let first = other.install(&child(1.0, None), None, good).unwrap();
+    let first = other.install(&weather(1.0, None), None, good).unwrap();
     assert_eq!(watch.poll().unwrap(), Some(Some(first.clone())));
     assert_eq!(watch.poll().unwrap(), None);
     // What leaves the active delta as it is, is no change.
-    other.admit(&child(2.0, None), None, Admission::Staged, good).unwrap();
+    other.admit(&weather(2.0, None), None, Admission::Staged, good).unwrap();
     assert_eq!(watch.poll().unwrap(), None);
     let second = other.activate(TASK, Admission::Confirmed, good).unwrap();
     assert_eq!(watch.poll().unwrap(), Some(Some(second)));

@@ -8,16 +8,11 @@ use std::time::Duration;
 
 use edge_tune::delta::{Delta, Metadata, digest};
 use edge_tune::store::{Entry, MAX_HISTORY, Store};
-use edge_tune::tensor::Tensor;
 
-/// The file of a delta for task `weather`; `seed` makes it different from others.
+use crate::support::weather;
+
 fn delta(seed: f32) -> Vec<u8> {
-    let mut metadata = Metadata::new("linear", &"ab".repeat(32), &["no", "yes"]);
-    metadata.task = "weather".into();
-    metadata.created.clear();
-    let weight = Tensor::new(&[2, 2], &[seed, 1.0, 2.0, 3.0]).unwrap();
-    let delta = Delta::new(metadata, [("head.weight".to_string(), weight)]).unwrap();
-    delta.to_bytes().unwrap()
+    weather(seed, None)
 }
 
 fn good(_: &Delta) -> Result<(), String> {

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use edge_tune::delta::{Delta, Metadata, digest};
 use edge_tune::engine::{Compute, Engine};
+use edge_tune::tensor::Tensor;
 
 /// `tests/fixtures/<path>`.
 pub fn fixture(path: &str) -> PathBuf {
@@ -120,4 +122,27 @@ pub fn colours(n: usize) -> edge_tune::data::Dataset {
         }
     }
     Dataset::new("colours", rows)
+}
+
+/// The file of a small delta for task `weather`; `seed` makes it different from others, `parent` is
+/// the file that it was trained from.
+pub fn weather(seed: f32, parent: Option<&[u8]>) -> Vec<u8> {
+    let mut metadata = Metadata::new("linear", &"ab".repeat(32), &["no", "yes"]);
+    metadata.task = "weather".into();
+    metadata.created.clear();
+    metadata.parent = parent.map(digest);
+    let weight = Tensor::new(&[2, 2], &[seed, 1.0, 2.0, 3.0]).unwrap();
+    let delta = Delta::new(metadata, [("head.weight".to_string(), weight)]).unwrap();
+    delta.to_bytes().unwrap()
+}
+
+/// Numbers below the one asked for, always the same ones for a seed (xorshift64).
+pub fn draws(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |n| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % n.max(1) as u64) as usize
+    }
 }

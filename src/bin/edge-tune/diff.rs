@@ -43,19 +43,12 @@ impl Args {
                 }
             },
         };
-        Ok(installed(&self.store.open()?, &self.store.dir()?, task, generation)
-            .map_err(Error::from)?)
+        Ok(installed(&self.store.open()?, task, generation).map_err(Error::from)?)
     }
 }
 
-fn installed(
-    store: &Store,
-    dir: &Path,
-    task: &str,
-    generation: Option<u64>,
-) -> Result<Delta, StoreError> {
-    let unknown = || StoreError::UnknownTask { store: dir.into(), task: task.into() };
-    let record = store.task(task)?.ok_or_else(unknown)?;
+fn installed(store: &Store, task: &str, generation: Option<u64>) -> Result<Delta, StoreError> {
+    let record = store.known(task)?;
     let generation = generation.unwrap_or(record.active);
     let missing = || StoreError::UnknownGeneration { task: task.into(), generation };
     store.load(record.entry(generation).ok_or_else(missing)?)

@@ -9,7 +9,7 @@ use clap::Args;
 use edge_tune::Error;
 use edge_tune::backbone::{MANIFEST_FILE, Manifest};
 use edge_tune::runtime::{Change, Follower, Model, Task};
-use edge_tune::store::{Store, StoreError};
+use edge_tune::store::Store;
 
 use crate::output::{Output, usage};
 
@@ -133,12 +133,18 @@ impl DeltaArg {
         let mut loaded = Vec::new();
         for task in store.list().map_err(Error::from)? {
             let found = store.load_active(&task.task).map_err(Error::from)?;
-            let Some((_, delta)) = found else { continue };
+            let Some((entry, delta)) = found else { continue };
             if delta.check_backbone(model.backbone().digest()).is_err() {
                 continue;
             }
-            let mut follower = Follower::new(model, &store, &task.task)?;
-            let resident = catch_up(&mut follower, out);
+            // Only a trial has runs to count; the delta of another task is read already.
+            let resident = match entry.on_trial() {
+                true => catch_up(&mut Follower::new(model, &store, &task.task)?, out),
+                false => match model.load(&delta) {
+                    Ok(resident) => Ok((resident, entry.generation)),
+                    Err(e) => Err(e.into()),
+                },
+            };
             loaded.push(resident.with_context(|| format!("task `{}`", task.task))?);
         }
         if loaded.is_empty() {
@@ -150,14 +156,10 @@ impl DeltaArg {
     }
 
     fn name(&self, store: &Store) -> anyhow::Result<String> {
-        let dir = self.store.dir()?;
         if let Some(name) = &self.task {
-            if store.task(name).map_err(Error::from)?.is_none() {
-                let unknown = StoreError::UnknownTask { store: dir, task: name.clone() };
-                return Err(Error::from(unknown).into());
-            }
-            return Ok(name.clone());
+            return Ok(store.known(name).map_err(Error::from)?.task);
         }
+        let dir = self.store.dir()?;
         let tasks = store.list().map_err(Error::from)?;
         let names: Vec<&str> = tasks.iter().map(|t| t.task.as_str()).collect();
         match (names.as_slice(), dir.display()) {

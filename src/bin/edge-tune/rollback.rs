@@ -1,4 +1,5 @@
 use edge_tune::Error;
+use edge_tune::store::Entry;
 use serde_json::json;
 
 use crate::locate::StoreArg;
@@ -15,15 +16,20 @@ pub struct Args {
 
 pub fn run(args: Args, out: &Output) -> anyhow::Result<()> {
     let entry = args.store.open()?.rollback(&args.task).map_err(Error::from)?;
-    let value = json!({
-        "task": args.task,
-        "generation": entry.generation,
-        "digest": entry.digest,
-        "method": entry.method,
-    });
     let text = format!(
         "task {}: generation {} is active again ({})",
         args.task, entry.generation, entry.method
     );
+    returned(out, &args.task, &entry, text)
+}
+
+/// Reports the entry that is active again.
+pub fn returned(out: &Output, task: &str, entry: &Entry, text: String) -> anyhow::Result<()> {
+    let value = json!({
+        "task": task,
+        "generation": entry.generation,
+        "digest": entry.digest,
+        "method": entry.method,
+    });
     out.print(&value, text)
 }

@@ -3,7 +3,7 @@ use prost::Message;
 use tract_onnx::pb::{GraphProto, ModelProto};
 
 use super::onnx::{INT64, input};
-use crate::support::{engine, fixture};
+use crate::support::{draws, engine, fixture};
 
 /// The tiny BERT as protobuf.
 pub fn bert() -> ModelProto {
@@ -18,13 +18,7 @@ fn mutated_exports_never_panic() {
     let path = dir.path().join("mutated.onnx");
     let original = bert();
     let bytes = original.encode_to_vec();
-    let mut state = 88_172_645_463_325_252u64;
-    let mut below = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % n.max(1) as u64) as usize
-    };
+    let mut below = draws(88_172_645_463_325_252);
     let mut codes = std::collections::BTreeMap::new();
     for round in 0..rounds() {
         let mutated = if round % 4 == 0 {

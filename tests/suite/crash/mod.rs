@@ -6,21 +6,14 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use edge_tune::delta::{Delta, Metadata, digest};
+use edge_tune::delta::Delta;
 use edge_tune::store::{Admission, MAX_HISTORY, Store, StoreError, Task};
-use edge_tune::tensor::Tensor;
 
 use self::disk::{Fault, Image, Memory};
+use crate::support::weather;
 
-/// The file of a delta; `seed` makes it different from others, `parent` is what it grew from.
 fn child(seed: u32, parent: Option<&[u8]>) -> Vec<u8> {
-    let mut metadata = Metadata::new("linear", &"ab".repeat(32), &["no", "yes"]);
-    metadata.task = "weather".into();
-    metadata.created.clear();
-    metadata.parent = parent.map(digest);
-    let weight = Tensor::new(&[2, 2], &[seed as f32, 1.0, 2.0, 3.0]).unwrap();
-    let delta = Delta::new(metadata, [("head.weight".to_string(), weight)]).unwrap();
-    delta.to_bytes().unwrap()
+    weather(seed as f32, parent)
 }
 
 fn delta(seed: u32) -> Vec<u8> {

@@ -5,7 +5,7 @@ use edge_tune::data::{Augment, Crop, DataError, ImageSpec, Interpolation, Pictur
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
 
-use crate::support::fixture;
+use crate::support::{draws, fixture};
 
 fn decode(bytes: &[u8]) -> Result<Picture, DataError> {
     Picture::decode(bytes, Path::new("set/cat.png"))
@@ -236,13 +236,7 @@ fn a_file_that_is_cut_short_is_refused() {
 
 #[test]
 fn damaged_files_never_panic() {
-    let mut state = 20u64;
-    let mut below = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as usize % n
-    };
+    let mut below = draws(20);
     for name in ["tall.jpg", "sampled.jpg", "palette.png", "lossy.webp", "lossless.webp"] {
         let whole = std::fs::read(fixture("images").join(name)).unwrap();
         for _ in 0..150 {
