@@ -10,17 +10,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use edge_tune::engine::tract::TractEngine;
-use edge_tune::engine::{Compute, Engine};
+use edge_tune::engine::{Compute, Engine, Prepacked};
 use edge_tune::runtime::{Model, Sample};
 use edge_tune::tensor::Tensor;
 
-fn engines(threads: usize, compute: Compute) -> Vec<Arc<dyn Engine>> {
-    let tract = TractEngine::with_threads(threads).with_compute(compute);
+/// How products are computed, and what it is called.
+const KINDS: [(&str, Compute); 3] =
+    [("f32", Compute::F32), ("int8", Compute::Int8), (PREPACKED, Compute::Int8)];
+const PREPACKED: &str = "int8, prepacked";
+
+fn engines(
+    threads: usize,
+    compute: Compute,
+    prepacked: Option<&Prepacked>,
+) -> Vec<Arc<dyn Engine>> {
+    let mut tract = TractEngine::with_threads(threads).with_compute(compute);
+    if let Some(prepacked) = prepacked {
+        tract = tract.with_prepacked(prepacked.clone());
+    }
     #[cfg_attr(not(feature = "ort"), expect(unused_mut))]
     let mut all: Vec<Arc<dyn Engine>> = vec![Arc::new(tract)];
     #[cfg(feature = "ort")]
     match edge_tune::engine::ort::OrtEngine::load(None, threads) {
-        Ok(ort) => all.push(Arc::new(ort.with_compute(compute))),
+        Ok(ort) => {
+            let mut ort = ort.with_compute(compute);
+            if let Some(prepacked) = prepacked {
+                ort = ort.with_prepacked(prepacked.clone());
+            }
+            all.push(Arc::new(ort));
+        }
         Err(e) => eprintln!("without the engine ort: {e}"),
     }
     all
@@ -47,15 +65,23 @@ fn main() {
     if lengths.is_empty() {
         lengths = vec![8, 32, 128];
     }
+    let folder = tempfile::tempdir().expect("a folder");
+    let backbone = common::chosen(Arc::new(TractEngine::new())).backbone().clone();
+    let prepacked = Prepacked::open(folder.path(), backbone.graph(), backbone.digest());
+    let prepacked = prepacked.expect("it can be written");
     for threads in [1, 2] {
-        let cases: Vec<_> = [Compute::F32, Compute::Int8]
+        let cases: Vec<_> = KINDS
             .into_iter()
-            .flat_map(|compute| engines(threads, compute).into_iter().map(move |e| (compute, e)))
-            .map(|(compute, engine)| {
-                let model = common::chosen(engine);
+            .flat_map(|(kind, compute)| {
+                let prepacked = prepacked.as_ref().filter(|_| kind == PREPACKED);
+                engines(threads, compute, prepacked).into_iter().map(move |e| (kind, e))
+            })
+            .map(|(kind, engine)| {
+                // Weights are known by where they lie: all share the backbone.
+                let model = Model::new(backbone.clone(), engine).expect("a model");
                 let delta = common::delta(&model, "linear", &[], 1);
                 let task = model.load(&delta).expect("it fits");
-                (compute, model, task)
+                (kind, model, task)
             })
             .collect();
         for &tokens in &lengths {
@@ -69,12 +95,11 @@ fn main() {
                     times.push(t.elapsed());
                 }
             }
-            for ((compute, model, _), times) in cases.iter().zip(&mut times) {
+            for ((kind, model, _), times) in cases.iter().zip(&mut times) {
                 let ms = common::median(times).as_secs_f64() * 1e3;
                 println!(
-                    r#"{{"engine": "{}", "compute": "{}", "threads": {threads}, "tokens": {tokens}, "ms": {ms:.3}}}"#,
+                    r#"{{"engine": "{}", "compute": "{kind}", "threads": {threads}, "tokens": {tokens}, "ms": {ms:.3}}}"#,
                     model.engine().name(),
-                    format!("{compute:?}").to_lowercase(),
                 );
             }
         }

@@ -5,22 +5,42 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use memmap2::Mmap;
+
 /// Replaces the file at `path` with `bytes`, atomically and durably.
 ///
 /// The bytes go to a temporary file in the same folder (a rename is atomic only inside one file
 /// system), are synced, renamed over `path`, and the folder is synced so that the new name
 /// survives a power cut. On an error the old file is untouched and the temporary one is removed.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomic_by(path, |file| file.write_all(bytes))
+}
+
+/// The same with what `write` writes.
+pub(crate) fn write_atomic_by(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
     let folder = folder_of(path);
     let (temp, mut file) = create_temp(folder, path)?;
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temp.path, path));
+    let written =
+        write(&mut file).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temp.path, path));
     drop(file);
     written?;
     temp.keep();
     sync_folder(folder)
+}
+
+/// Maps the file at `path` for reading.
+pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
+    map_file(&File::open(path)?)
+}
+
+/// Maps an open file for reading.
+pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only; truncation of the file by another process while it is mapped is
+    // the documented hazard of mapping (docs/formats.md).
+    unsafe { Mmap::map(file) }
 }
 
 /// Removes the file at `path` for good; it may be missing.

@@ -94,6 +94,7 @@ mod fs;
 pub mod fuzzing;
 pub mod graph;
 pub mod methods;
+mod parallel;
 pub mod plot;
 pub mod runtime;
 pub mod store;

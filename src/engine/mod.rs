@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use kernels::Prepacked;
+
 use crate::graph::Graph;
 use crate::tensor::Tensor;
 
@@ -56,6 +58,14 @@ pub enum EngineError {
         /// Those that it has.
         available: Vec<&'static str>,
     },
+    /// Weights cannot be kept in the order in which the processor multiplies them.
+    #[error("cannot keep prepacked weights in {}: {reason}; name another folder or do without", path.display())]
+    Prepacked {
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The caller passed other inputs than the program has.
     #[error("input `{name}`: {reason}")]
     Input {
@@ -74,6 +84,7 @@ impl EngineError {
             EngineError::Run { .. } => "engine.run",
             EngineError::Library { .. } => "engine.library",
             EngineError::Provider { .. } => "engine.provider",
+            EngineError::Prepacked { .. } => "engine.prepacked",
             EngineError::Input { .. } => "engine.input",
         }
     }
@@ -97,14 +108,25 @@ pub enum Feed<'a> {
     Bound(&'a Arc<dyn Bound>),
 }
 
+/// Threads that the machine runs at once.
+fn parallelism() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
 /// Number of threads, at most those of the machine, and what spreads products over them.
 fn executor(threads: usize) -> (usize, tract_linalg::multithread::Executor) {
     use tract_linalg::multithread::Executor;
-    let most = std::thread::available_parallelism().map_or(1, |n| n.get());
-    match threads.min(most) {
+    match threads.min(parallelism()) {
         0 | 1 => (1, Executor::SingleThread),
         n => (n, Executor::multithread_with_name(n, "edge-tune")),
     }
+}
+
+/// How products with frozen weights are computed, and from what.
+#[derive(Clone, Debug, Default)]
+struct Products {
+    compute: Compute,
+    prepacked: Option<Prepacked>,
 }
 
 /// How products with frozen int8 and int4 weights are computed.
@@ -138,6 +160,15 @@ pub trait Engine: Send + Sync {
     fn compute(&self) -> Compute {
         Compute::F32
     }
+
+    /// Threads that each run is spread over.
+    fn threads(&self) -> usize {
+        1
+    }
+
+    /// The same engine with at most `threads` threads for each run, for callers that run several side by
+    /// side.
+    fn narrowed(&self, threads: usize) -> Arc<dyn Engine>;
 
     /// Compiles `graph`. Frozen weights stay where they are mapped. A dimension that varies over
     /// the probe points stays free, except those in `pins`, which get the given size.

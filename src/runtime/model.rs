@@ -10,6 +10,7 @@ use super::inputs::{InputLimit, Sample, encode_batch};
 use super::media::Reader;
 use super::program::{Compiled, served, signature};
 use super::task::{Over, Reserved};
+use super::trunk::Kept;
 use super::{Budget, RuntimeError, Task, expected_tensors, plan_of};
 use crate::Error;
 use crate::backbone::{Backbone, TOKENIZER_FILE};
@@ -18,6 +19,7 @@ use crate::delta::Delta;
 use crate::engine::{Compute, Engine};
 use crate::graph::sites::Modality;
 use crate::methods::{Plan, TensorSpec};
+use crate::parallel::side_by_side;
 use crate::tensor::{DType, Tensor};
 
 /// A loaded backbone with any number of resident tasks, one of them active.
@@ -380,20 +382,32 @@ impl Model {
     ///
     /// # Errors
     /// Whatever the engine fails with.
-    pub fn logits_of_all(
+    pub fn logits_of_all<'a>(
         &self,
-        tasks: &[&Task],
+        tasks: &[&'a Task],
         samples: &[&Sample],
     ) -> Result<Vec<Tensor>, Error> {
         let inputs = encode_batch(&self.backbone, samples, samples.len())?;
         if let [task] = tasks {
             return Ok(vec![task.run(&inputs)?.0]);
         }
-        let mut kept = HashMap::new();
-        let run = |task: &&Task| {
-            Ok(task.run_shared(&self.backbone, &*self.engine, &inputs, &mut kept)?.0)
-        };
-        tasks.iter().map(run).collect()
+        let split = |task: &&'a Task| Ok((*task, task.split(&self.backbone)?));
+        let tasks = tasks.iter().map(split).collect::<Result<Vec<(&Task, _)>, Error>>()?;
+        let mut trunks: HashMap<&str, Kept> = HashMap::new();
+        for (task, split) in &tasks {
+            if let Some(split) = split
+                && !trunks.contains_key(&*split.key)
+            {
+                trunks.insert(&split.key, task.run_trunk(split, &*self.engine, &inputs)?);
+            }
+        }
+        side_by_side(self.engine.threads(), &tasks, |(task, split)| {
+            let trunk = split.and_then(|split| Some((split, trunks.get(&*split.key)?)));
+            Ok(match trunk {
+                Some((split, kept)) => task.run_rest(split, &inputs, kept)?.0,
+                None => task.run(&inputs)?.0,
+            })
+        })
     }
 
     /// The input of a self-test: a text, or for other backbones the number of a fixed pattern, so

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,12 +5,13 @@ use half::f16;
 
 use super::inputs::InputLimit;
 use super::program::{Compiled, Slot, served};
-use super::trunk::Kept;
+use super::trunk::{Kept, Split};
 use super::{Budget, Inputs, RuntimeError};
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::delta::{Delta, Metadata, TensorSpec};
 use crate::engine::{Bound, Engine, EngineError, Feed};
+use crate::graph::GraphError;
 use crate::methods::{self, Plan, Purpose, Settings};
 use crate::tensor::Tensor;
 
@@ -148,26 +148,31 @@ impl Task {
         self.answer(&self.compiled, inputs, &Kept::new())
     }
 
-    /// The same where others may have run the trunk on these inputs already: it is looked for in
-    /// `kept`, by its key, and added to it.
-    pub(super) fn run_shared(
+    /// Its program in two parts, if it has a trunk that others may have too.
+    pub(super) fn split(&self, backbone: &Backbone) -> Result<Option<&Split>, GraphError> {
+        self.compiled.split(backbone)
+    }
+
+    /// Runs the trunk of its program: what [`Task::run_rest`] goes on from.
+    pub(super) fn run_trunk(
         &self,
-        backbone: &Backbone,
+        split: &Split,
         engine: &dyn Engine,
         inputs: &Inputs,
-        kept: &mut HashMap<String, Kept>,
-    ) -> Result<(Tensor, Tensor), Error> {
-        let Some(split) = self.compiled.split(backbone)? else { return self.run(inputs) };
-        if let Some(values) = kept.get(&split.key) {
-            return self.answer(&split.rest, inputs, values);
-        }
+    ) -> Result<Kept, Error> {
         let values = self.outputs(&split.trunk, inputs, &Kept::new())?;
         let bound = split.trunk.outputs().into_iter().zip(&values);
-        let bound = bound.map(|(name, v)| Ok((name, engine.bind(v)?)));
-        let values = bound.collect::<Result<Kept, Error>>()?;
-        let answer = self.answer(&split.rest, inputs, &values)?;
-        kept.insert(split.key.clone(), values);
-        Ok(answer)
+        bound.map(|(name, v)| Ok((name, engine.bind(v)?))).collect()
+    }
+
+    /// As [`Task::run`], from what a trunk like its own gave.
+    pub(super) fn run_rest(
+        &self,
+        split: &Split,
+        inputs: &Inputs,
+        kept: &Kept,
+    ) -> Result<(Tensor, Tensor), Error> {
+        self.answer(&split.rest, inputs, kept)
     }
 
     fn answer(

@@ -20,7 +20,8 @@ pub(super) struct Split {
     pub key: String,
     /// From data to the values that the rest reads.
     pub trunk: Box<Compiled>,
-    /// From those, the delta and perhaps the data to the outputs.
+    /// From those, the delta and perhaps the data to the outputs, on one thread: those of several
+    /// tasks run side by side.
     pub rest: Box<Compiled>,
 }
 
@@ -40,9 +41,13 @@ impl Split {
             return Ok(None);
         }
         let (trunk, rest) = split(graph, &cut)?;
-        let compiled = |graph| Box::new(Compiled::of(graph, backbone, engine.clone()));
+        let compiled = |graph, engine| Box::new(Compiled::of(graph, backbone, engine));
         let key = key(&trunk, backbone.graph());
-        Ok(Some(Split { key, trunk: compiled(trunk), rest: compiled(rest) }))
+        Ok(Some(Split {
+            key,
+            trunk: compiled(trunk, engine.clone()),
+            rest: compiled(rest, engine.narrowed(1)),
+        }))
     }
 }
 

@@ -110,10 +110,10 @@ impl<'a> Run<'a> {
             Training::Features => 0,
             _ => per_epoch * self.hyper.epochs as u64,
         };
-        let budget = plan::budget(&cached, &plain, self.plan, &self.examples, steps, self.options)?;
+        let budget = plan::budget(&cached, &plain, &self, steps)?;
         observer.event(Event::Planned(budget));
         let graphs = if budget.cached { cached } else { plain };
-        let mut runner = Runner::new(self.backbone, self.engine, graphs, budget.micro_batch);
+        let mut runner = Runner::new(self.backbone, self.engine, graphs, &budget);
         let mut report = Report {
             method: self.task.method.name().to_owned(),
             steps: 0,

@@ -126,7 +126,9 @@ impl Options {
 /// What the planner decided before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Budget {
-    /// Rows that go through the engine at once.
+    /// Micro-batches that are computed side by side, each on its share of the threads.
+    pub workers: usize,
+    /// Rows of a micro-batch.
     pub micro_batch: usize,
     /// Whether the frozen part is computed once per example and kept.
     pub cached: bool,

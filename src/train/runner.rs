@@ -1,14 +1,16 @@
 //! Runs micro-batches through the engine and keeps what does not change.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::graphs::{Graphs, LABELS, LOSS_WEIGHT};
-use super::options::Example;
+use super::options::{Budget, Example};
 use crate::Error;
 use crate::backbone::Backbone;
 use crate::engine::{Engine, EngineError, Feed, Program};
 use crate::graph::{Dim, Graph};
+use crate::parallel::side_by_side;
 use crate::runtime::{Inputs, Slot, encode_batch};
 use crate::tensor::{Tensor, TensorError};
 
@@ -17,9 +19,11 @@ pub(super) type Values = Vec<Vec<f32>>;
 
 pub(super) struct Runner<'a> {
     backbone: &'a Backbone,
-    engine: &'a dyn Engine,
+    /// With the threads of one worker.
+    engine: Arc<dyn Engine>,
     pub graphs: Graphs,
-    pub micro: usize,
+    workers: usize,
+    micro: usize,
     /// Tensors of the delta that are not trained.
     pub fixed: HashMap<String, Tensor>,
     programs: HashMap<Kind, Arc<dyn Program>>,
@@ -39,12 +43,14 @@ enum Kind {
 impl<'a> Runner<'a> {
     pub fn new(
         backbone: &'a Backbone,
-        engine: &'a dyn Engine,
+        engine: &dyn Engine,
         graphs: Graphs,
-        micro: usize,
+        budget: &Budget,
     ) -> Runner<'a> {
+        let (workers, micro) = (budget.workers, budget.micro_batch);
+        let engine = engine.narrowed((engine.threads() / workers).max(1));
         let (fixed, programs) = (HashMap::new(), HashMap::new());
-        Runner { backbone, engine, graphs, micro, fixed, programs, cache: vec![] }
+        Runner { backbone, engine, graphs, workers, micro, fixed, programs, cache: vec![] }
     }
 
     fn program(&mut self, kind: Kind) -> Result<Arc<dyn Program>, Error> {
@@ -78,24 +84,32 @@ impl<'a> Runner<'a> {
         if self.graphs.prefix.is_none() {
             return Ok(());
         }
-        self.cache = vec![None; examples.len()];
         let program = self.program(Kind::Prefix)?;
-        let mut order: Vec<usize> = (0..examples.len()).collect();
-        // Rows of like length need little padding.
-        order.sort_by_key(|&i| examples[i].input.tokens());
-        for (done, rows) in order.chunks(self.micro).enumerate() {
-            let inputs = self.inputs(examples, rows)?;
-            let out = run(self.backbone, &*program, &HashMap::new(), Some(&inputs))?;
-            for (r, &row) in rows.iter().enumerate() {
-                let length = examples[row].input.tokens();
-                let kept = out.iter().zip(&self.graphs.frontier);
-                let kept = kept.map(|(t, (_, dims))| cut_row(t, r, dims, length));
-                self.cache[row] = Some(kept.collect::<Result<_, _>>()?);
+        let order: Vec<usize> = (0..examples.len()).collect();
+        let parts = parts(examples, &order, self.micro);
+        let mut cache = vec![None; examples.len()];
+        let mut done = 0;
+        for parts in parts.chunks(self.workers) {
+            let kept = side_by_side(self.workers, parts, |rows| -> Result<_, Error> {
+                let inputs = self.inputs(examples, rows)?;
+                let out = run(self.backbone, &*program, &HashMap::new(), Some(&inputs))?;
+                let row = |(r, &row): (usize, &usize)| {
+                    let length = examples[row].input.tokens();
+                    let kept = out.iter().zip(&self.graphs.frontier);
+                    kept.map(|(t, (_, dims))| cut_row(t, r, dims, length)).collect()
+                };
+                let kept = rows.iter().enumerate().map(row);
+                Ok(kept.collect::<Result<Vec<Vec<Tensor>>, _>>()?)
+            })?;
+            for (rows, kept) in parts.iter().zip(kept) {
+                done += rows.len();
+                rows.iter().zip(kept).for_each(|(&row, kept)| cache[row] = Some(kept));
             }
-            if !progress((done * self.micro + rows.len()).min(examples.len())) {
+            if !progress(done) {
                 break;
             }
         }
+        self.cache = cache;
         self.programs.remove(&Kind::Prefix);
         Ok(())
     }
@@ -130,19 +144,21 @@ impl<'a> Runner<'a> {
     ) -> Result<(f32, Values), Error> {
         let program = self.program(Kind::Step)?;
         let tensors = self.tensors(values)?;
-        let mut grads: Values = values.iter().map(|v| vec![0.0; v.len()]).collect();
-        let mut loss = 0.0;
-        let mut order = rows.to_vec();
-        order.sort_by_key(|&i| examples[i].input.tokens());
-        for rows in order.chunks(self.micro) {
+        let weight = Tensor::scalar(1.0 / rows.len() as f32);
+        let parts = parts(examples, rows, self.micro);
+        let all = side_by_side(self.workers, &parts, |rows| {
             let mut feeds = self.frontier_feeds(examples, rows)?;
             let mut labels: Vec<i64> = rows.iter().map(|&i| examples[i].label as i64).collect();
             labels.resize(self.micro, -1);
             feeds.insert(LABELS.into(), Tensor::vector(&labels));
-            feeds.insert(LOSS_WEIGHT.into(), Tensor::scalar(1.0 / order.len() as f32));
+            feeds.insert(LOSS_WEIGHT.into(), weight.clone());
             feeds.extend(tensors.clone());
             let inputs = self.inputs(examples, rows)?;
-            let out = run(self.backbone, &*program, &feeds, Some(&inputs))?;
+            run(self.backbone, &*program, &feeds, Some(&inputs))
+        })?;
+        let mut grads: Values = values.iter().map(|v| vec![0.0; v.len()]).collect();
+        let mut loss = 0.0;
+        for out in all {
             loss +=
                 out.first().map_or(f32::NAN, |t| t.to_f32().first().copied().unwrap_or(f32::NAN));
             for (sum, grad) in grads.iter_mut().zip(out.iter().skip(1)) {
@@ -191,24 +207,23 @@ impl<'a> Runner<'a> {
         tensors: HashMap<String, Tensor>,
     ) -> Result<Vec<Vec<f32>>, Error> {
         let program = self.program(kind)?;
-        let mut order: Vec<usize> = (0..rows.len()).collect();
-        order.sort_by_key(|&i| examples[rows[i]].input.tokens());
-        let mut out = vec![vec![]; rows.len()];
-        for chunk in order.chunks(self.micro) {
-            let of_chunk: Vec<usize> = chunk.iter().map(|&i| rows[i]).collect();
+        let parts = parts(examples, rows, self.micro);
+        let all = side_by_side(self.workers, &parts, |rows| -> Result<_, Error> {
             let mut feeds = tensors.clone();
             if kind == Kind::Forward {
-                feeds.extend(self.frontier_feeds(examples, &of_chunk)?);
+                feeds.extend(self.frontier_feeds(examples, rows)?);
             }
-            let inputs = self.inputs(examples, &of_chunk)?;
+            let inputs = self.inputs(examples, rows)?;
             let result = run(self.backbone, &*program, &feeds, Some(&inputs))?;
-            let all = result.first().map(Tensor::to_f32).unwrap_or_default();
-            let width = all.len() / self.micro.max(1);
-            for (r, &i) in chunk.iter().enumerate() {
-                out[i] = all.get(r * width..(r + 1) * width).unwrap_or_default().to_vec();
-            }
+            Ok(result.first().map(|t| t.to_f32().into_owned()).unwrap_or_default())
+        })?;
+        let mut found = HashMap::new();
+        for (rows, all) in parts.iter().zip(&all) {
+            let width = (all.len() / self.micro).max(1);
+            found.extend(rows.iter().copied().zip(all.chunks(width)));
         }
-        Ok(out)
+        let of = |row| found.get(row).map(|scores| scores.to_vec()).unwrap_or_default();
+        Ok(rows.iter().map(of).collect())
     }
 
     fn tensors(&self, values: &Values) -> Result<HashMap<String, Tensor>, TensorError> {
@@ -217,6 +232,14 @@ impl<'a> Runner<'a> {
         let fixed = self.fixed.iter().map(|(name, t)| Ok((name.clone(), t.clone())));
         trained.chain(fixed).collect()
     }
+}
+
+/// `rows` in parts of at most `micro`, each of like length, so that they need little padding. The
+/// longest come first: what is done last then takes little time.
+pub(super) fn parts(examples: &[Example], rows: &[usize], micro: usize) -> Vec<Vec<usize>> {
+    let mut order = rows.to_vec();
+    order.sort_by_key(|&i| Reverse(examples[i].input.tokens()));
+    order.chunks(micro).map(<[usize]>::to_vec).collect()
 }
 
 /// Runs `program` with data inputs from `inputs` and all others by name.

@@ -15,7 +15,7 @@ use edge_tune::train::{
 };
 use edge_tune::{Error, data::Row};
 
-use crate::support::{colours, engine, text_backbone};
+use crate::support::{colours, engine, engine_on, text_backbone};
 
 fn model(dir: &Path) -> Model {
     Model::open(dir, engine()).unwrap()
@@ -159,6 +159,27 @@ fn micro_batches_and_caching_do_not_change_the_result() {
     let (small, report) = run(&Options { cache: false, micro_batch: Some(3), ..options() });
     assert_eq!(report.budget.micro_batch, 3);
     close(&plain, &small);
+}
+
+#[test]
+fn workers_share_a_batch() {
+    let (_dir, path) = text_backbone();
+    let run = |threads: usize| -> (Delta, Report) {
+        let model = Model::open(&path, engine_on(threads)).unwrap();
+        calibrate(&task(&model, "lora", &[], 0.25), &options(), &mut ()).unwrap()
+    };
+    let (alone, report) = run(1);
+    assert_eq!(report.budget.workers, 1);
+    let (shared, report) = run(2);
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get()).min(2);
+    assert_eq!(report.budget.workers, workers);
+    for (name, t) in tensors(&alone) {
+        let worst = crate::support::difference(t, shared.tensor(name).unwrap());
+        // Sums in another order, then rounded to f16.
+        assert!(worst < 5e-3, "{name}: {worst}");
+    }
+    // Which worker takes which rows does not matter.
+    assert_eq!(tensors(&run(2).0), tensors(&shared));
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn a_task_from_calibration_to_removal() {
         "predicted_peak_bytes",
         "delta_bytes",
         "micro_batch",
+        "workers",
         "cached",
         "parameters",
         "out",

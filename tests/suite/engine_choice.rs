@@ -33,6 +33,7 @@ fn wrong_engines_are_wrong_use() {
         (&[], &[("EDGE_TUNE_ENGINE", "tensorflow")], "$EDGE_TUNE_ENGINE is tensorflow"),
         (&["--ort-library", "libonnxruntime.so"], &[], "--ort-library is for --engine ort"),
         (&["--provider", "cpu"], &[], "--provider is for --engine ort"),
+        (&["--prepacked", "p"], &[], "--prepacked is for --compute int8"),
     ] {
         let (status, _, err) = predict(dir.path(), args, variables);
         assert_eq!(status, Some(2), "{err}");
@@ -62,6 +63,8 @@ fn the_backbone_says_how_to_compute() {
     };
     let [usual, int8, f32] = [&[][..], &["--compute", "int8"], &["--compute", "f32"]].map(scores);
     assert_eq!(usual, int8);
+    assert_eq!(scores(&["--prepacked", "panels"]), int8);
+    assert_eq!(dir.join("panels").exists(), crate::int8::fast());
     // Where no kernel multiplies bytes they are the same.
     println!("in f32 {f32}, in int8 {int8}");
     let manifest = Manifest::read(&dir.join("narrow")).unwrap();

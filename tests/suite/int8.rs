@@ -85,7 +85,7 @@ fn rounded(row: &[f32]) -> (Vec<i64>, f64) {
 }
 
 /// Whether this machine has a kernel for it: results differ from those in f32.
-fn fast() -> bool {
+pub fn fast() -> bool {
     let p = product(64, 64, false);
     let x = values(64, 3);
     run(&*int8(1), &p.graph, &x, 64) != run(&*engine(), &p.graph, &x, 64)

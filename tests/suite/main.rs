@@ -27,6 +27,7 @@ mod memory;
 mod methods;
 #[cfg(feature = "image")]
 mod pictures;
+mod prepacked;
 mod prepare;
 mod processes;
 mod store;

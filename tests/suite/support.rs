@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use edge_tune::delta::{Delta, Metadata, digest};
-use edge_tune::engine::{Compute, Engine};
+use edge_tune::engine::{Compute, Engine, Prepacked};
 use edge_tune::tensor::Tensor;
 
 /// `tests/fixtures/<path>`.
@@ -35,15 +35,32 @@ pub fn engine_on(threads: usize) -> Arc<dyn Engine> {
 
 /// The same with another way to compute products.
 pub fn engine_with(threads: usize, compute: Compute) -> Arc<dyn Engine> {
+    engine_over(threads, compute, None)
+}
+
+/// The same over prepacked weights.
+pub fn engine_over(
+    threads: usize,
+    compute: Compute,
+    prepacked: Option<Prepacked>,
+) -> Arc<dyn Engine> {
     match std::env::var("EDGE_TUNE_ENGINE").as_deref() {
         #[cfg(feature = "ort")]
         Ok("ort") => {
             let engine = edge_tune::engine::ort::OrtEngine::load(None, threads).unwrap();
-            Arc::new(engine.with_compute(compute))
+            let engine = engine.with_compute(compute);
+            Arc::new(match prepacked {
+                Some(prepacked) => engine.with_prepacked(prepacked),
+                None => engine,
+            })
         }
         Err(_) | Ok("" | "tract") => {
             let engine = edge_tune::engine::tract::TractEngine::with_threads(threads);
-            Arc::new(engine.with_compute(compute))
+            let engine = engine.with_compute(compute);
+            Arc::new(match prepacked {
+                Some(prepacked) => engine.with_prepacked(prepacked),
+                None => engine,
+            })
         }
         Ok(other) => panic!("no engine {other} in this build"),
     }

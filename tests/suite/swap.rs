@@ -37,6 +37,10 @@ impl Engine for Counting {
         "counting"
     }
 
+    fn narrowed(&self, threads: usize) -> Arc<dyn Engine> {
+        self.engine.narrowed(threads)
+    }
+
     fn compile(
         &self,
         graph: &Graph,

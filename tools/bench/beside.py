@@ -2,6 +2,7 @@
 
     cargo build --release --features ort
     cargo bench --bench forward --features ort --no-run
+    cargo build --release --manifest-path tools/bench/rten/Cargo.toml --target-dir target/rten
     python tools/export_backbone.py minilm minilm/
     python -m tools.bench.beside --export minilm/model.onnx
 
@@ -12,7 +13,7 @@
     edge-tune prepare kwt1_speech_transformer_fp32.onnx --out kwt
     python -m tools.bench.beside --export kwt1_speech_transformer_fp32.onnx --backbone kwt --sounds
 
-Needs ORT_DYLIB_PATH, or the installed onnxruntime package. On text (the bundled MiniLM) forward passes
+Needs ORT_DYLIB_PATH, or the installed onnxruntime package. Without the build of rten its rows are left out. On text (the bundled MiniLM) forward passes
 are one text of 128 tokens, and steps 8 of them, forward, backward and AdamW; on ViT-B/16 one picture,
 and steps of 4; on KWT-1 one sound, and no steps. The sides take turns, and the medians go into docs/performance.md between the markers of
 the backbone.
@@ -89,6 +90,19 @@ def bare(export, quantized, threads):
     return [1e3 * statistics.median(t) for t in times]
 
 
+def rten(models, threads):
+    """The same of rten, for each of the models that it loads."""
+    program = ROOT / "target/rten/release/rten-forward"
+    found = []
+    for path in models if program.exists() else []:
+        run = subprocess.run([str(c) for c in (program, threads, TOKENS, PIXELS, path)], text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        if run.returncode:
+            print(f"rten, {path}: {run.stderr.strip()}", file=sys.stderr)
+        found.append(None if run.returncode else json.loads(run.stdout)["ms"])
+    return found
+
+
 def forward(program, export, quantized, backbone, rounds):
     """(side, kind, threads) to the milliseconds of every round."""
     found = {}
@@ -100,8 +114,11 @@ def forward(program, export, quantized, backbone, rounds):
             key = (f"edge-tune, {r['engine']}", r["compute"], r["threads"])
             found.setdefault(key, []).append(r["ms"])
         for threads in (1, 2):
-            for kind, ms in zip(("f32", "int8"), bare(export, quantized, threads)):
-                found.setdefault(("onnxruntime", kind, threads), []).append(ms)
+            for side, times in (("onnxruntime", bare(export, quantized, threads)),
+                                ("rten", rten((export, quantized), threads))):
+                for kind, ms in zip(("f32", "int8"), times):
+                    if ms is not None:
+                        found.setdefault((side, kind, threads), []).append(ms)
     return {k: statistics.median(v) for k, v in found.items()}
 
 
@@ -253,8 +270,9 @@ def tables(passes, taken, one, several):
     """The measurements as Markdown."""
     lines = [f"| forward, {one} | threads | ms | beside onnxruntime |", "|---|---|---|---|"]
     for (side, kind, threads), ms in sorted(passes.items(), key=lambda x: (x[0][2], x[0][1], x[0][0])):
-        theirs = passes[("onnxruntime", kind, threads)]
-        name = f"{side}, dynamic int8" if (side, kind) == ("onnxruntime", "int8") else f"{side}, {kind}"
+        theirs = passes[("onnxruntime", kind.split(",")[0], threads)]
+        dynamic = kind == "int8" and not side.startswith("edge-tune")
+        name = f"{side}, dynamic int8" if dynamic else f"{side}, {kind}"
         lines.append(f"| {name} | {threads} | {ms:.1f} | {ms / theirs:.2f} |")
     if not taken:
         return "\n".join(lines)

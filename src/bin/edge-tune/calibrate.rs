@@ -340,7 +340,7 @@ impl Watch<'_> {
             "plan: {} parameters, {} steps, {} rows at once, {cache}, peak memory about {}",
             b.parameters,
             b.steps,
-            b.micro_batch,
+            b.workers * b.micro_batch,
             size(b.predicted_peak_bytes as u64)
         ));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use edge_tune::Error;
-use edge_tune::backbone::{MANIFEST_FILE, Manifest};
+use edge_tune::backbone::{Backbone, MANIFEST_FILE};
 use edge_tune::runtime::{Change, Follower, Model, Task};
 use edge_tune::store::Store;
 
@@ -49,8 +49,9 @@ impl BackboneArg {
 
     pub fn open(&self, out: &Output) -> anyhow::Result<Model> {
         let dir = self.dir()?;
-        let manifest = Manifest::read(&dir).map_err(Error::from)?;
-        Ok(Model::open(&dir, out.engine.engine(manifest.compute)?)?)
+        let backbone = Backbone::load(&dir).map_err(Error::from)?;
+        let engine = out.engine.engine(Some(&backbone))?;
+        Ok(Model::new(backbone, engine)?)
     }
 }
 

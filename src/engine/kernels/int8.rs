@@ -7,13 +7,18 @@
 //! Backward, the scales of the columns are multiplied into the rows before. Gradients need more than 8
 //! bits, so what rounding leaves of a row is rounded again, in finer steps, as a row of its own.
 
+use std::alloc::Layout as Memory;
 use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use half::f16;
 use tract_linalg::MmmDispatch;
 use tract_linalg::mmm::{
-    AsInputValue, EagerPackedInput, FusedSpec, MMMInputFormat, MatMatMul, Query,
+    AsInputValue, EagerPackedInput, FusedSpec, MMMInputFormat, MMMInputValue, MatMatMul,
+    PackedExoticFact, Query,
 };
 use tract_linalg::multithread::{Executor, multithread_tract_scope, par_chunks_mut};
 use tract_linalg::pack::PackedI8K4;
@@ -27,13 +32,14 @@ use super::level::Level;
 use super::linear::{Columns, Linear, input};
 use super::nibbles::Nibbles;
 use super::panels::Direction;
+use super::stored::Stored;
 
 /// Size of the panels of a group of weights, and rows of x that they are multiplied with at a time.
 const PANEL_BYTES: usize = 64 * 1024;
 const ROWS: usize = 128;
 
 /// How far a kernel reads weights beyond the last step: AMX takes 64 steps at once.
-const BEYOND: usize = 64;
+pub(super) const BEYOND: usize = 64;
 
 /// A register of AVX-512, and a row of an AMX tile.
 const ALIGNMENT: usize = 64;
@@ -47,7 +53,7 @@ pub(super) struct Kernel {
     mmm: Box<dyn MatMatMul>,
     packing: usize,
     rows: Rows,
-    weights: PackedI8K4,
+    pub(super) weights: PackedI8K4,
 }
 
 /// How the rows of x lie in panels of `r`.
@@ -152,7 +158,7 @@ pub(super) fn multiply(
         groups.iter().try_for_each(|lanes| {
             let weights = call.panels(lanes.clone());
             blocks.iter().try_for_each(|block| {
-                let sums = call.sums(block, &weights)?;
+                let sums = call.sums(block, &*weights)?;
                 let sums = sums.try_as_plain_ram()?.as_slice::<i32>()?;
                 call.write(sums, block, lanes.clone(), y);
                 Ok(())
@@ -209,35 +215,42 @@ impl Call<'_> {
         Block { rows, panels, steps }
     }
 
-    /// The weights of the output channels `lanes`.
-    fn panels(&self, lanes: Range<usize>) -> EagerPackedInput {
-        let n = self.op.weight.shape().last().copied().unwrap_or(0);
+    /// The weights of the output channels `lanes`, which begin with a panel.
+    fn panels(&self, lanes: Range<usize>) -> Box<dyn MMMInputValue> {
         let (from, _) = self.op.widths();
         let format = &self.kernel.weights;
         let panel = format.single_panel_len(from);
+        let fact = PackedExoticFact {
+            format: Box::new(format.clone()),
+            mn: lanes.len().to_dim(),
+            k: from,
+        };
+        if let Some(panels) = &self.op.panels {
+            let first = lanes.start / format.r;
+            return Box::new(Mapped {
+                panels: panels.clone(),
+                fact,
+                first,
+                panel,
+                mn: lanes.len(),
+            });
+        }
         let bytes = lanes.len().div_ceil(format.r) * panel;
         let mut packed = zeros(bytes + BEYOND * format.r);
-        let interleave = match self.op.direction {
-            Direction::Forward => interleave_columns,
-            Direction::Backward => interleave_rows,
-        };
-        let panels = &mut packed.as_bytes_mut()[..bytes];
-        let (wide, n, inside) = match self.weights {
-            Bytes::Plain(weights) => (Cow::from(weights), n, lanes.clone()),
-            Bytes::Packed(nibbles) => {
-                let part = nibbles.part(self.op.direction, lanes.clone());
-                let wide = part.rounded(self.level, self.scale);
-                (Cow::from(wide), part.width(), part.lanes)
-            }
-        };
-        interleave(self.level, &wide, n, inside, format.r, panels);
-        input(Box::new(format.clone()), Arc::new(packed), panel, [lanes.len(), from])
+        let to = &mut packed.as_bytes_mut()[..bytes];
+        pack(self.op, (self.weights, self.scale), format, self.level, lanes.clone(), to);
+        Box::new(EagerPackedInput {
+            fact,
+            packed: Arc::new(packed),
+            panel_bytes: panel,
+            mn: lanes.len(),
+        })
     }
 
     /// Sums `[rows, lanes]` of a block.
-    fn sums(&self, block: &Block, weights: &EagerPackedInput) -> TractResult<Tensor> {
+    fn sums(&self, block: &Block, weights: &dyn MMMInputValue) -> TractResult<Tensor> {
         let mmm = &self.kernel.mmm;
-        let shape = [block.panels.mn, weights.mn];
+        let shape = [block.panels.mn, weights.mn()];
         // SAFETY: the kernel writes every element.
         let sums = unsafe { Tensor::uninitialized::<i32>(&shape)? };
         // SAFETY: the view is all of `sums`, which nobody else has.
@@ -281,6 +294,93 @@ impl Call<'_> {
                 }
             }
         }
+    }
+}
+
+/// Puts the weights of the output channels `lanes` of a product into `panels`, which must be zero.
+pub(super) fn pack(
+    op: &Linear,
+    (weights, scale): (Bytes<'_>, &[f32]),
+    format: &PackedI8K4,
+    level: Level,
+    lanes: Range<usize>,
+    panels: &mut [u8],
+) {
+    let n = op.weight.shape().last().copied().unwrap_or(0);
+    let interleave = match op.direction {
+        Direction::Forward => interleave_columns,
+        Direction::Backward => interleave_rows,
+    };
+    let (wide, n, inside) = match weights {
+        Bytes::Plain(weights) => (Cow::from(weights), n, lanes),
+        Bytes::Packed(nibbles) => {
+            let part = nibbles.part(op.direction, lanes);
+            let wide = part.rounded(level, scale);
+            (Cow::from(wide), part.width(), part.lanes)
+        }
+    };
+    interleave(level, &wide, n, inside, format.r, panels);
+}
+
+/// Panels in a mapped file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Mapped {
+    /// Of all of a product.
+    panels: Stored,
+    fact: PackedExoticFact,
+    first: usize,
+    /// Bytes of a panel.
+    panel: usize,
+    mn: usize,
+}
+
+impl Hash for Mapped {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.fact, self.first, self.panel, self.mn).hash(state);
+    }
+}
+
+impl fmt::Display for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mapped {}", self.fact)
+    }
+}
+
+impl MMMInputValue for Mapped {
+    fn format(&self) -> &dyn MMMInputFormat {
+        &*self.fact.format
+    }
+
+    fn scratch_panel_buffer_layout(&self) -> Option<Memory> {
+        None
+    }
+
+    fn panel_bytes(&self, i: usize, _: Option<*mut u8>) -> TractResult<*const u8> {
+        let start = (self.first + i) * self.panel;
+        let panels = self.panels.bytes().get(start..);
+        // The kernel may read beyond the panel.
+        let beyond = panels.filter(|p| p.len() >= self.panel + BEYOND * self.fact.format.r());
+        Ok(beyond.context("the mapped panels end early")?.as_ptr())
+    }
+
+    fn mn(&self) -> usize {
+        self.mn
+    }
+
+    fn k(&self) -> usize {
+        self.fact.k
+    }
+
+    fn exotic_fact(&self) -> &dyn ExoticFact {
+        &self.fact
+    }
+
+    fn extract_at_mn_f16(&self, _: usize, _: &mut [f16]) -> TractResult<()> {
+        bail!("weights are not read back")
+    }
+
+    fn extract_at_mn_f32(&self, _: usize, _: &mut [f32]) -> TractResult<()> {
+        bail!("weights are not read back")
     }
 }
 

@@ -11,7 +11,7 @@ use super::nibbles::Nibbles;
 use super::panels::{Direction, Weights};
 use super::stored::Stored;
 use super::{Bias, float, int8};
-use crate::engine::Compute;
+use crate::engine::{Compute, Products};
 use crate::graph::frozen::BLOCK as SCALE_ROWS;
 use crate::graph::{Graph, Node};
 use crate::tensor::DType;
@@ -34,11 +34,13 @@ pub(in crate::engine) struct Linear {
     /// f32 `[N]` for i8 weights, f16 `[K / 32, N]` for i4.
     pub(in crate::engine) scale: Option<Stored>,
     /// f32 `[N]`, for i4 weights: the steps of their columns as i8.
-    steps: Option<Arc<Tensor>>,
+    pub(super) steps: Option<Arc<Tensor>>,
     /// f32, as wide as y.
     pub(in crate::engine) bias: Option<Arc<Tensor>>,
     pub(in crate::engine) direction: Direction,
     pub(in crate::engine) compute: Compute,
+    /// The weights as the integer kernel reads them, where they are kept.
+    pub(super) panels: Option<Stored>,
 }
 
 impl Linear {
@@ -47,7 +49,7 @@ impl Linear {
         graph: &Graph,
         node: &Node,
         bias: Option<&Bias>,
-        compute: Compute,
+        products: &Products,
     ) -> TractResult<Linear> {
         let backward = node.attrs.int("backward").unwrap_or(0) != 0;
         let vector = |b: &Bias| -> TractResult<Arc<Tensor>> {
@@ -55,15 +57,21 @@ impl Linear {
             let b = graph.constant(b.value).with_context(|| format!("`{name}` is no constant"))?;
             Ok(tensor1(b.as_slice::<f32>()?).into_arc_tensor())
         };
-        Linear {
+        let linear = Linear {
             weight: Stored::of(graph, node, 1)?,
             scale: Stored::maybe(graph, node, 2)?,
             steps: None,
             bias: bias.map(vector).transpose()?,
             direction: if backward { Direction::Backward } else { Direction::Forward },
-            compute,
-        }
-        .checked()
+            compute: products.compute,
+            panels: None,
+        };
+        let linear = linear.checked()?;
+        let panels = match &products.prepacked {
+            Some(prepacked) if products.compute == Compute::Int8 => prepacked.of(&linear)?,
+            _ => None,
+        };
+        Ok(Linear { panels, ..linear })
     }
 
     /// Checks types and sizes, so that running can trust them.
@@ -99,7 +107,7 @@ impl Linear {
     }
 
     /// The weights for products in int8, with the steps of their columns.
-    fn bytes(&self) -> TractResult<Option<(int8::Bytes<'_>, &[f32])>> {
+    pub(super) fn bytes(&self) -> TractResult<Option<(int8::Bytes<'_>, &[f32])>> {
         Ok(match (self.weights()?, &self.steps) {
             (Operand::Plain(Weights::I8(w, scale)), _) => Some((int8::Bytes::Plain(w), scale)),
             (Operand::Packed(nibbles), Some(steps)) => {

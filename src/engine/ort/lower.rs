@@ -7,7 +7,7 @@ use tract_linalg::multithread::Executor;
 use tract_onnx::tract_core::internal::{TractResult, ensure};
 
 use super::operators::Frozen;
-use crate::engine::Compute;
+use crate::engine::Products;
 use crate::engine::kernels::{Biases, Fused, Linear, Table};
 use crate::graph::{Attrs, Dim, Graph, ValueId, onnx};
 
@@ -26,7 +26,11 @@ pub(super) struct Lowered {
 }
 
 /// Takes the frozen weights out of `graph` and writes the rest as a model.
-pub(super) fn lower(graph: &Graph, executor: &Executor, compute: Compute) -> TractResult<Lowered> {
+pub(super) fn lower(
+    graph: &Graph,
+    executor: &Executor,
+    products: &Products,
+) -> TractResult<Lowered> {
     check_order(graph)?;
     let biases = Biases::find(graph);
     let executor = executor.clone();
@@ -43,7 +47,7 @@ pub(super) fn lower(graph: &Graph, executor: &Executor, compute: Compute) -> Tra
                 if let Some(bias) = bias {
                     to.outputs = vec![Some(bias.output)];
                 }
-                frozen.linears.push(Linear::of(graph, node, bias, compute)?);
+                frozen.linears.push(Linear::of(graph, node, bias, products)?);
             }
             "FrozenGather" => {
                 to.inputs = vec![node.inputs.last().copied().flatten()];

@@ -22,9 +22,13 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tract_linalg::multithread::Executor;
 
-use super::{Bound, Compute, Engine, EngineError, Program, executor, inputs};
+use super::{
+    Bound, Compute, Engine, EngineError, Prepacked, Products, Program, executor, inputs,
+    parallelism,
+};
 use crate::graph::{Dim, Graph};
 use crate::tensor::Tensor;
+use lower::Lowered;
 use program::{OrtBound, OrtProgram};
 pub use provider::Provider;
 
@@ -47,7 +51,7 @@ pub struct OrtEngine {
     environment: Environment,
     threads: usize,
     executor: Executor,
-    compute: Compute,
+    products: Products,
     provider: Option<Provider>,
 }
 
@@ -61,13 +65,26 @@ impl OrtEngine {
     pub fn load(library: Option<&Path>, threads: usize) -> Result<OrtEngine, EngineError> {
         let environment = environment(library)?;
         let (threads, executor) = executor(threads);
-        Ok(OrtEngine { environment, threads, executor, compute: Compute::F32, provider: None })
+        Ok(OrtEngine {
+            environment,
+            threads,
+            executor,
+            products: Products::default(),
+            provider: None,
+        })
     }
 
     /// The same with another way to compute products with frozen weights.
     #[must_use]
     pub fn with_compute(self, compute: Compute) -> OrtEngine {
-        OrtEngine { compute, ..self }
+        OrtEngine { products: Products { compute, ..self.products }, ..self }
+    }
+
+    /// The same over weights that are kept in the order in which the processor multiplies them in int8.
+    #[must_use]
+    pub fn with_prepacked(self, prepacked: Prepacked) -> OrtEngine {
+        let prepacked = Some(prepacked);
+        OrtEngine { products: Products { prepacked, ..self.products }, ..self }
     }
 
     /// The same with an execution provider for forward programs. It gets the weights as tensors, which the
@@ -94,8 +111,8 @@ impl OrtEngine {
     ) -> Result<Option<OrtProgram>, String> {
         let Some(plain) = plain::plain(graph).map_err(|e| e.to_string())? else { return Ok(None) };
         let lowered =
-            lower::lower(&plain, &self.executor, self.compute).map_err(|e| format!("{e:#}"))?;
-        let accuracy = match self.compute {
+            lower::lower(&plain, &self.executor, &self.products).map_err(|e| format!("{e:#}"))?;
+        let accuracy = match self.products.compute {
             Compute::F32 => "1",
             Compute::Int8 => "4",
         };
@@ -107,7 +124,7 @@ impl OrtEngine {
                 .with_config_entry("session.qdq_matmulnbits_accuracy_level", accuracy)?
                 // With 1, constants behind a DequantizeLinear are folded.
                 .with_config_entry("session.disable_quant_qdq", fold)?;
-            let builder = provider.add(builder, self.threads, self.compute)?;
+            let builder = provider.add(builder, self.threads, self.products.compute)?;
             pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
         };
         let session = build().map_err(|e| format!("execution provider {provider}: {e}"))?;
@@ -128,21 +145,14 @@ impl OrtEngine {
         Ok(builder)
     }
 
-    fn session(&self, graph: &Graph, pins: &[(Dim, usize)]) -> Result<OrtProgram, String> {
-        if let Some(provider) = self.provider
-            && let Some(program) = self.on_provider(provider, graph, pins)?
-        {
-            return Ok(program);
-        }
-        let lowered =
-            lower::lower(graph, &self.executor, self.compute).map_err(|e| format!("{e:#}"))?;
+    fn session(&self, lowered: &Lowered, pins: &[(Dim, usize)]) -> Result<Session, String> {
         let build = || -> ort::Result<Session> {
             let builder = self
                 .builder()?
                 // Copies of weights in another layout.
                 .with_prepacking(false)?
                 .with_env_allocators()?
-                .with_operators(operators::domain(lowered.frozen)?)?;
+                .with_operators(operators::domain(lowered.frozen.clone())?)?;
             pinned(builder, &lowered.dims, pins)?.commit_from_memory(&lowered.model)
         };
         let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,8 +164,24 @@ impl OrtEngine {
             *built = first.is_ok();
             first
         };
-        let session = session.map_err(|e| e.to_string())?;
-        Ok(program(graph, pins, session))
+        session.map_err(|e| e.to_string())
+    }
+
+    fn program(&self, graph: &Graph, pins: &[(Dim, usize)]) -> Result<OrtProgram, String> {
+        if let Some(provider) = self.provider
+            && let Some(program) = self.on_provider(provider, graph, pins)?
+        {
+            return Ok(program);
+        }
+        let lowered =
+            lower::lower(graph, &self.executor, &self.products).map_err(|e| format!("{e:#}"))?;
+        let program = program(graph, pins, self.session(&lowered, pins)?);
+        let most = parallelism() / self.threads;
+        if most < 2 {
+            return Ok(program);
+        }
+        let (engine, pins) = (self.clone(), pins.to_vec());
+        Ok(program.with_sessions(most, move || engine.session(&lowered, &pins)))
     }
 }
 
@@ -184,7 +210,19 @@ impl Engine for OrtEngine {
     }
 
     fn compute(&self) -> Compute {
-        self.compute
+        self.products.compute
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn narrowed(&self, threads: usize) -> Arc<dyn Engine> {
+        if threads >= self.threads {
+            return Arc::new(self.clone());
+        }
+        let (threads, executor) = executor(threads);
+        Arc::new(OrtEngine { threads, executor, ..self.clone() })
     }
 
     fn compile(
@@ -192,7 +230,7 @@ impl Engine for OrtEngine {
         graph: &Graph,
         pins: &[(Dim, usize)],
     ) -> Result<Arc<dyn Program>, EngineError> {
-        match self.session(graph, pins) {
+        match self.program(graph, pins) {
             Ok(program) => Ok(Arc::new(program)),
             Err(reason) => Err(EngineError::Compile { engine: NAME, reason }),
         }

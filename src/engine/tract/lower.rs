@@ -16,15 +16,19 @@ use super::frozen_gather::FrozenGather;
 use super::frozen_linear::FrozenLinear;
 use super::fused::FusedOp;
 use super::typed::typed;
-use crate::engine::Compute;
+use crate::engine::Products;
 use crate::engine::inputs::{Input, Size};
 use crate::engine::kernels::{Biases, Fused, Linear, Table};
 use crate::graph::{Graph, Node, ValueId, dequantized_constant, onnx};
 use crate::tensor::{DType, Tensor as Ours};
 
 /// The model of `graph`, fed with `inputs`.
-pub(super) fn lower(graph: &Graph, inputs: &[Input], compute: Compute) -> TractResult<TypedModel> {
-    let mut lowering = Lowering::new(graph, compute);
+pub(super) fn lower(
+    graph: &Graph,
+    inputs: &[Input],
+    products: &Products,
+) -> TractResult<TypedModel> {
+    let mut lowering = Lowering::new(graph, products);
     for (&v, input) in graph.inputs.iter().zip(inputs) {
         lowering.source(v, input)?;
     }
@@ -54,18 +58,18 @@ struct Lowering<'a> {
     model: InferenceModel,
     outlets: HashMap<ValueId, OutletId>,
     biases: Biases,
-    compute: Compute,
+    products: &'a Products,
 }
 
 impl<'a> Lowering<'a> {
-    fn new(graph: &'a Graph, compute: Compute) -> Lowering<'a> {
+    fn new(graph: &'a Graph, products: &'a Products) -> Lowering<'a> {
         Lowering {
             graph,
             onnx: tract_onnx::onnx(),
             model: InferenceModel::default(),
             outlets: HashMap::new(),
             biases: Biases::find(graph),
-            compute,
+            products,
         }
     }
 
@@ -217,7 +221,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn linear(&self, n: usize, node: &Node) -> TractResult<FrozenLinear> {
-        Ok(FrozenLinear(Linear::of(self.graph, node, self.biases.of.get(&n), self.compute)?))
+        Ok(FrozenLinear(Linear::of(self.graph, node, self.biases.of.get(&n), self.products)?))
     }
 
     /// tract's importer takes the logarithm of a softmax, which is minus infinity for a class whose

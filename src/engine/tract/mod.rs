@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tract_linalg::multithread::Executor;
 use tract_onnx::prelude::{IntoArcTensor, RunOptions, TractResult};
 
-use super::{Bound, Compute, Engine, EngineError, Program, executor, inputs};
+use super::{Bound, Compute, Engine, EngineError, Prepacked, Products, Program, executor, inputs};
 use crate::graph::{Dim, Graph};
 use crate::tensor::Tensor;
 use program::{TractBound, TractProgram};
@@ -31,31 +31,40 @@ const NAME: &str = "tract";
 /// Cloning shares the threads.
 #[derive(Clone, Debug)]
 pub struct TractEngine {
+    threads: usize,
     executor: Executor,
-    compute: Compute,
+    products: Products,
 }
 
 impl TractEngine {
     /// Runs every program on the thread that asks for it.
     pub fn new() -> TractEngine {
-        TractEngine { executor: Executor::SingleThread, compute: Compute::F32 }
+        TractEngine::with_threads(1)
     }
 
     /// Spreads large products over `threads` threads, which all programs of this engine share.
     /// More than the machine has are not started.
     pub fn with_threads(threads: usize) -> TractEngine {
-        TractEngine { executor: executor(threads).1, compute: Compute::F32 }
+        let (threads, executor) = executor(threads);
+        TractEngine { threads, executor, products: Products::default() }
     }
 
     /// The same with another way to compute products with frozen weights.
     #[must_use]
     pub fn with_compute(self, compute: Compute) -> TractEngine {
-        TractEngine { compute, ..self }
+        TractEngine { products: Products { compute, ..self.products }, ..self }
+    }
+
+    /// The same over weights that are kept in the order in which the processor multiplies them in int8.
+    #[must_use]
+    pub fn with_prepacked(self, prepacked: Prepacked) -> TractEngine {
+        let prepacked = Some(prepacked);
+        TractEngine { products: Products { prepacked, ..self.products }, ..self }
     }
 
     fn plan(&self, graph: &Graph, pins: &[(Dim, usize)]) -> TractResult<TractProgram> {
         let inputs = inputs::of(graph, pins);
-        let model = lower::lower(graph, &inputs, self.compute)?.into_optimized()?;
+        let model = lower::lower(graph, &inputs, &self.products)?.into_optimized()?;
         let options = RunOptions { executor: Some(self.executor.clone()), ..Default::default() };
         Ok(TractProgram::new(inputs, order::plan(model, &options)?))
     }
@@ -73,7 +82,19 @@ impl Engine for TractEngine {
     }
 
     fn compute(&self) -> Compute {
-        self.compute
+        self.products.compute
+    }
+
+    fn threads(&self) -> usize {
+        self.threads
+    }
+
+    fn narrowed(&self, threads: usize) -> Arc<dyn Engine> {
+        if threads >= self.threads {
+            return Arc::new(self.clone());
+        }
+        let products = self.products.clone();
+        Arc::new(TractEngine { products, ..TractEngine::with_threads(threads) })
     }
 
     fn compile(

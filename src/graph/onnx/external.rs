@@ -170,9 +170,7 @@ impl ExternalData {
                 return Err(Kind::HardLink(names));
             }
         }
-        // SAFETY: the map is read-only; truncation of the file by another process while it is
-        // mapped is the documented hazard of mapping (docs/formats.md).
-        let map = Arc::new(unsafe { Mmap::map(&file)? });
+        let map = Arc::new(crate::fs::map_file(&file)?);
         self.maps.insert(location.to_owned(), map.clone());
         Ok(map)
     }
