@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut times = vec![];
     let start = Instant::now();
     while start.elapsed() < TIME {
-        let options = RunOptions { thread_pool: Some(pool.clone()), ..Default::default() };
+        let mut options = RunOptions::default();
+        options.thread_pool = Some(pool.clone());
         let feeds: Vec<(NodeId, ValueOrView)> =
             inputs.iter().map(|(id, value)| (*id, value.into())).collect();
         let start = Instant::now();
