@@ -9,6 +9,9 @@ use super::special::SHIFT;
 /// Steps of the contraction that lie side by side in a panel.
 pub(super) const STEPS: usize = 4;
 
+/// Elements of a row that are rounded before they are put into a panel.
+const PIECE: usize = 64;
+
 /// How the rows of x lie in a panel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Layout {
@@ -60,10 +63,16 @@ at_level! {
             }
             return;
         }
-        let records = panel.chunks_exact_mut(STEPS * r);
-        for (from, record) in row.chunks(STEPS).zip(records) {
-            for (v, byte) in from.iter().zip(&mut record[STEPS * lane..]) {
+        let mut records = panel.chunks_exact_mut(STEPS * r);
+        for piece in row.chunks(PIECE) {
+            // Contiguous first: that is done for a register at a time.
+            let mut bytes = [0; PIECE];
+            for (v, byte) in piece.iter().zip(&mut bytes) {
                 *byte = nearest(v * inverse);
+            }
+            let words = bytes.chunks_exact(STEPS).take(piece.len().div_ceil(STEPS));
+            for (word, record) in words.zip(&mut records) {
+                record[STEPS * lane..][..STEPS].copy_from_slice(word);
             }
         }
     }

@@ -18,6 +18,7 @@ use tract_onnx::tract_hir::internal::*;
 use super::level::Level;
 use super::linear::{Columns, Linear, Operand, input};
 use super::panels::{self, Weights};
+use super::share;
 
 /// Size of a group of panels: what a second-level cache holds beside the rows of x.
 const GROUP_BYTES: usize = 80 * 1024;
@@ -36,10 +37,10 @@ pub(super) fn multiply(op: &Linear, x: &[f32], y: &Columns<'_>) -> TractResult<(
     let kernel = Kernel::kept(to, from, y.rows)?;
     let x = kernel.rows(x, from)?;
     let call = Call { op, kernel: &kernel, x: &x, y, level: Level::detect() };
-    let lanes = kernel.group_lanes(from).min(to);
-    let mut groups: Vec<Range<usize>> =
-        (0..to).step_by(lanes).map(|first| first..(first + lanes).min(to)).collect();
-    par_chunks_mut(&mut groups, 1, from * to, |_, groups| {
+    let most = (GROUP_BYTES / kernel.panel_bytes(from)).max(1);
+    let mut groups = share::groups(to, kernel.panel.r, most, share::threads());
+    let work = share::work(y.rows, from * to, 64);
+    par_chunks_mut(&mut groups, 1, work, |_, groups| {
         groups.iter().try_for_each(|lanes| call.run(lanes.clone()))
     })
 }
@@ -114,11 +115,6 @@ impl Kernel {
             Ok(())
         })?;
         Ok(input(Box::new(format.clone()), Arc::new(packed), panel_bytes, [rows, from]))
-    }
-
-    /// Output channels of one group.
-    fn group_lanes(&self, from: usize) -> usize {
-        (GROUP_BYTES / self.panel_bytes(from)).max(1) * self.panel.r
     }
 }
 

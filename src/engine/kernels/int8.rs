@@ -32,11 +32,15 @@ use super::level::Level;
 use super::linear::{Columns, Linear, input};
 use super::nibbles::Nibbles;
 use super::panels::Direction;
+use super::share;
 use super::stored::Stored;
 
-/// Size of the panels of a group of weights, and rows of x that they are multiplied with at a time.
+/// Size of the panels of a group of weights.
 const PANEL_BYTES: usize = 64 * 1024;
+
+/// Rows of x that are rounded, and multiplied with a group, at a time: fewer where threads share them.
 const ROWS: usize = 128;
+const LEAST_ROWS: usize = 32;
 
 /// How far a kernel reads weights beyond the last step: AMX takes 64 steps at once.
 pub(super) const BEYOND: usize = 64;
@@ -151,10 +155,10 @@ pub(super) fn multiply(
     };
     let call = Call { op, kernel, weights, scale, bias, level: Level::detect() };
     let blocks = call.blocks(x)?;
-    let width = (PANEL_BYTES / kernel.weights.single_panel_len(from)).max(1) * kernel.weights.r;
-    let mut groups: Vec<Range<usize>> =
-        (0..to).step_by(width).map(|first| first..(first + width).min(to)).collect();
-    par_chunks_mut(&mut groups, 1, from * to, |_, groups| {
+    let most = (PANEL_BYTES / kernel.weights.single_panel_len(from)).max(1);
+    let mut groups = share::groups(to, kernel.weights.r, most, share::threads());
+    let work = share::work(y.rows, from * to, 128);
+    par_chunks_mut(&mut groups, 1, work, |_, groups| {
         groups.iter().try_for_each(|lanes| {
             let weights = call.panels(lanes.clone());
             blocks.iter().try_for_each(|block| {
@@ -173,11 +177,14 @@ impl Call<'_> {
         let (from, _) = self.op.widths();
         let rows = x.len() / from;
         let mut blocks: Vec<Option<Block>> = vec![];
-        blocks.resize_with(rows.div_ceil(ROWS), || None);
-        par_chunks_mut(&mut blocks, 1, x.len(), |first, blocks| {
+        let each = rows.div_ceil(share::threads()).next_multiple_of(self.kernel.rows.r);
+        let each = each.clamp(LEAST_ROWS, ROWS);
+        blocks.resize_with(rows.div_ceil(each), || None);
+        // A float is rounded in a quarter of a nanosecond or less.
+        par_chunks_mut(&mut blocks, 1, x.len() / 4, |first, blocks| {
             for (i, block) in blocks.iter_mut().enumerate() {
-                let first = (first + i) * ROWS;
-                let rows = first..(first + ROWS).min(rows);
+                let first = (first + i) * each;
+                let rows = first..(first + each).min(rows);
                 *block = Some(self.block(&x[rows.start * from..rows.end * from], rows));
             }
             Ok(())

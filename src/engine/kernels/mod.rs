@@ -12,6 +12,7 @@ mod matrix;
 mod nibbles;
 mod panels;
 mod prepacked;
+mod share;
 mod special;
 mod stored;
 mod table;

@@ -54,7 +54,7 @@ fn pieces(
     let (whole, rest) = y.split_at_mut(y.len() / PIECE * PIECE);
     let at = |first: usize, y: &mut [f32]| f(first..first + y.len(), y);
     at(whole.len(), rest);
-    let work = 8 * whole.len();
+    let work = whole.len();
     par_chunks_mut(whole, PIECE, work, |first, y| {
         at(first * PIECE, y);
         Ok(())

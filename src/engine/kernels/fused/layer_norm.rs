@@ -28,7 +28,7 @@ impl LayerNorm {
         let width = width(x, scale)?;
         let bias = bias.map_or(&[][..], |b| b.data);
         ensure!(bias.is_empty() || bias.len() == width, "the bias has {} elements", bias.len());
-        let (level, work) = (Level::detect(), 4 * y.len());
+        let (level, work) = (Level::detect(), y.len());
         par_chunks_mut(y, width, work, |first, y| {
             let rows = x.data.chunks_exact(width).skip(first);
             for (y, x) in y.chunks_exact_mut(width).zip(rows) {
@@ -47,7 +47,7 @@ impl LayerNorm {
     ) -> TractResult<()> {
         let width = width(x, scale)?;
         ensure!(dy.data.len() == x.data.len(), "x and dy have other sizes");
-        let (level, work) = (Level::detect(), 4 * dx.len());
+        let (level, work) = (Level::detect(), dx.len());
         par_chunks_mut(dx, width, work, |first, dx| {
             let rows = x.data.chunks_exact(width).zip(dy.data.chunks_exact(width)).skip(first);
             for (dx, (x, dy)) in dx.chunks_exact_mut(width).zip(rows) {
