@@ -52,7 +52,7 @@ pub struct Options {
     pub seed: u64,
     /// Stop after this many epochs without a better validation.
     pub patience: usize,
-    /// Most rows that go through the engine at once; as many as fit by default.
+    /// Most rows that go through the engine at once; within that, the fastest number that fits.
     pub micro_batch: Option<usize>,
     /// Refuse to take more memory, in bytes.
     pub max_ram: Option<usize>,

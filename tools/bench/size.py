@@ -3,8 +3,9 @@
     python -m tools.bench.size
 
 The library is measured as the smallest program that loads a backbone, applies a delta and predicts,
-built in a crate of its own. Builds every case in the profiles `release` and `mobile`, which takes half
-an hour, and writes the table between the markers `size` of docs/performance.md.
+built in a crate of its own. Builds every case in the profile `release`, and the smallest and the default
+in `mobile`, which takes half an hour or more, and writes the table between the markers `size` of
+docs/performance.md.
 """
 
 import argparse
@@ -29,10 +30,14 @@ TRACT = "edge_tune::engine::tract::TractEngine::new()"
 ORT = "edge_tune::engine::ort::OrtEngine::load(None, 1)?"
 # What is built, with which features, and the engine of the program.
 CASES = [
-    ("library", [], TRACT), ("library", ["image"], TRACT), ("library", ["ort"], ORT),
-    ("command line", ["cli"], None), ("command line", ["cli", "image"], None),
-    ("command line", ["cli", "image", "ort"], None),
+    ("library", [], TRACT), ("library", ["image"], TRACT), ("library", ["pull"], TRACT),
+    ("library", ["ort"], ORT), ("command line", ["cli"], None), ("command line", ["cli", "image"], None),
+    ("command line", ["cli", "image", "pull"], None),
+    ("command line", ["cli", "image", "pull", "ort"], None),
+    ("command line", ["cli", "image", "pull", "ort", "oci"], None),
 ]
+# Those that are built in the profile `mobile` too.
+SMALL = [CASES[0], CASES[6]]
 
 
 def app(folder, engine):
@@ -72,14 +77,17 @@ def size(target, profile, features, engine):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=Path, default=beside.ROOT / "target/size")
-    parser.add_argument("--profiles", nargs="+", default=["release", "mobile"])
+    parser.add_argument("--release-only", action="store_true", help="leave `mobile` out")
     args = parser.parse_args()
-    head = " | ".join(f"`{p}`, MB" for p in args.profiles)
-    lines = [f"| | features | {head} |", "|---|---" + "|---" * len(args.profiles) + "|"]
-    for what, features, engine in CASES:
-        sizes = [size(args.target.absolute(), p, features, engine) for p in args.profiles]
+    lines = ["| | features | `release`, MB | `mobile`, MB |", "|---|---|---|---|"]
+    for case in CASES:
+        what, features, engine = case
+        small = case in SMALL and not args.release_only
+        profiles = ["release", "mobile"] if small else ["release"]
+        sizes = [size(args.target.absolute(), p, features, engine) / 1e6 for p in profiles]
+        shown = [f"{s:.1f}" for s in sizes] + ["not built"] * (2 - len(sizes))
         named = ", ".join(f"`{f}`" for f in features) or "none"
-        lines.append(f"| {what} | {named} | " + " | ".join(f"{s / 1e6:.1f}" for s in sizes) + " |")
+        lines.append(f"| {what} | {named} | " + " | ".join(shown) + " |")
         print(lines[-1], file=sys.stderr, flush=True)
     text = "\n".join(lines)
     print(text)

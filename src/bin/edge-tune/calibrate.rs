@@ -111,7 +111,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10, value_name = "N", help_heading = "Training")]
     patience: usize,
 
-    /// Most rows that go through the engine at once; as many as fit by default.
+    /// Most rows that go through the engine at once; a whole batch by default.
     #[arg(long, value_name = "N", help_heading = "Limits", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     micro_batch: Option<u32>,
     /// Memory limit, such as 256M: rows per pass and caching are chosen to fit, or it is refused.

@@ -57,12 +57,10 @@ impl EngineArg {
         let usual = backbone.and_then(|b| b.manifest().compute);
         let compute = self.compute().or(usual).unwrap_or_default();
         let prepacked = match (&self.prepacked, backbone) {
-            (Some(_), _) if compute != Compute::Int8 => {
-                return Err(usage("--prepacked is for --compute int8"));
-            }
-            (Some(folder), Some(backbone)) => {
+            (Some(folder), Some(backbone)) if compute == Compute::Int8 => {
                 Prepacked::open(folder, backbone.graph(), backbone.digest()).map_err(Error::from)?
             }
+            (Some(_), Some(_)) => return Err(usage("--prepacked is for --compute int8")),
             _ => None,
         };
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
