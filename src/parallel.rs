@@ -28,7 +28,7 @@ pub(crate) fn side_by_side<P: Sync, R: Send, E: Send>(
     };
     let others = workers.min(parts.len()).saturating_sub(1);
     let all: Vec<Result<Vec<_>, E>> = thread::scope(|scope| {
-        let others: Vec<_> = (0..others).map(|_| scope.spawn(&go)).collect();
+        let others: Vec<_> = (0..others).map(|_| scope.spawn(go)).collect();
         let mine = go();
         let join =
             |t: thread::ScopedJoinHandle<'_, _>| t.join().unwrap_or_else(|p| resume_unwind(p));
